@@ -1,0 +1,64 @@
+"""Window attention behind one name, so that a fused kernel can be one kernel.
+
+    window_attention(qkv, logit_scale, bias, heads=..., window=..., shift=...) -> out
+
+Shift, partition, cosine normalisation, scale, bias, mask, softmax, the product with v, and the way back all
+happen inside. Which rules hold is written in reference.py, the slow back end that obviously follows them.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from swinv2.config import Pair
+from swinv2.ops import matmul, reference, sdpa
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "sdpa": sdpa, "matmul": matmul}
+
+
+def window_attention(
+    qkv: Tensor,
+    logit_scale: Tensor,
+    bias: Tensor,
+    *,
+    heads: int,
+    window: Pair,
+    shift: Pair = (0, 0),
+    backend: str | None = None,
+) -> Tensor:
+    """Scaled cosine attention inside (shifted) windows; Swin V2, sections 3.2 and 3.3.
+
+    Args:
+        qkv: [B, H, W, 3C], the un-permuted projection. H and W need not be multiples of the window.
+        logit_scale: [heads, 1, 1], the learned parameter; clamped at ln 100 and exponentiated here.
+        bias: [heads, N, N] for N = window[0] * window[1] tokens, added to the logits. Or [n, heads, N, N] for
+            n windows, which then holds the mask between regions too (a folded model's constant).
+        shift: cyclic shift of the windows; (0, 0) for none.
+        backend: a name in BACKENDS, which runs or raises; None chooses one that runs.
+
+    Returns:
+        [B, H, W, C], in the order of the input.
+
+    Raises:
+        ValueError: an unknown back end, or a named one that cannot run this case, with its reason.
+    """
+    if backend is None:
+        backend = choose(qkv, window=window)
+    elif backend not in BACKENDS:
+        raise ValueError(f"attention back end {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    elif why := BACKENDS[backend].unsupported(qkv, heads=heads, window=window, shift=shift):
+        raise ValueError(f"attention back end {backend} cannot run this: {why}")
+    return BACKENDS[backend].attend(qkv, logit_scale, bias, heads=heads, window=window, shift=shift)
+
+
+def choose(qkv: Tensor, *, window: Pair) -> str:
+    """The back end that measured fastest for such a case (benchmarks/attention.py); all give the same result."""
+    if qkv.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "sdpa"
+    # On a CPU the fused kernel only pays once the scores of one window outgrow the first-level caches, and
+    # under autograd it keeps no scores, which is what matters for memory.
+    small = window[0] * window[1] <= 144 or (qkv.dtype != torch.float32 and window[0] * window[1] <= 256)
+    return "matmul" if small else "sdpa"

@@ -1,0 +1,41 @@
+"""Shared by all tests: few threads, small models, no network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from swinv2.config import SwinV2Config
+from swinv2.model import SwinV2
+
+torch.set_num_threads(2)
+
+SMALL = SwinV2Config(
+    architecture="small_for_tests", image_size=64, window=4, embed_dim=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8),
+    num_classes=7,
+)  # fmt: skip
+
+
+def randomized(model: SwinV2, seed: int = 0) -> SwinV2:
+    """Weights that matter everywhere: fresh blocks are the identity, since their norms start at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            if name.endswith("logit_scale"):
+                p.copy_(2.3 + noise)
+            elif "norm" in name and name.endswith("weight"):
+                p.copy_(1 + 0.2 * noise)
+            elif name.endswith("bias"):
+                p.copy_(0.1 * noise)
+            elif "cpb_mlp" in name:
+                p.copy_(0.3 * noise)
+            else:
+                p.copy_(noise / p[0].numel() ** 0.5)
+    return model
+
+
+@pytest.fixture
+def small() -> SwinV2:
+    """A four-stage model of 32 channels for 64-pixel images, all of whose weights matter."""
+    return randomized(SwinV2(SMALL)).eval()
