@@ -1,0 +1,170 @@
+"""Trained SwinV2 -> inference SwinV2.
+
+In eval the position bias, the clamped logit scale and the q/0/v bias are constants, and at one image size the
+shift mask is too. fold() computes them once and returns a module that holds them as plain tensors, so exporters
+and kernels never see the MLP that produced them. Logits agree to rounding.
+"""
+
+# B batch, H W map, N tokens of one window, n windows, h heads, C channels
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swinv2.config import Pair, Stage, pair
+from swinv2.model import Block, Offsets, PatchMerging, SwinV2, merge_patches
+from swinv2.ops import window_attention
+from swinv2.ops.reference import MAX_LOGIT_SCALE
+from swinv2.ops.windows import is_masked, region_mask
+from swinv2.verbs import make_callable
+
+make_callable(__name__)  # swinv2.fold is this module and the function in it
+
+
+def fold(
+    model: SwinV2,
+    *,
+    image_size: int | Pair | None = None,
+    dtype: torch.dtype | None = None,
+    pointwise: bool | None = None,
+) -> FoldedSwinV2:
+    """An inference module with the model's weights and its constants for one image size.
+
+    Args:
+        image_size: pixels, one number or (height, width); default: that of the model's preprocessing, or config.
+        dtype: of weights and activations; logit scale and position bias stay in float32 (float64 for float64).
+            Default: the model's.
+        pointwise: compute linear layers as 1x1 convolutions. Same result; on a CPU in float32 about twice as
+            fast (docs/log.md). Default: there only. Exporters give False.
+
+    The model is not changed, and shares no storage with the result.
+    """
+    if image_size is None:
+        image_size = model.record.preprocess.size if model.record else model.config.image_size
+    dtype = dtype or model.norm.weight.dtype
+    device = model.norm.weight.device
+    if pointwise is None:
+        pointwise = device.type == "cpu" and dtype == torch.float32
+    with torch.no_grad():
+        return FoldedSwinV2(model, pair(image_size), dtype, pointwise).eval().requires_grad_(False)
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer over the last axis, computed as a 1x1 convolution in channels-last.
+
+    PyTorch's float32 product goes to a library that uses half of the vector width of some CPUs; its convolution
+    goes to oneDNN, which does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 and x.numel() // self.in_features < 1024:
+            return super().forward(x)
+        rows = x.reshape(1, -1, 1, self.in_features).permute(
+            0, 3, 1, 2
+        )  # 1 C rows 1, channels last in memory
+        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+
+class FoldedBlock(nn.Module):
+    """One block as plain layers and two constants: logit_scale [h, 1, 1] and bias [h, N, N] or [n, h, N, N]."""
+
+    logit_scale: Tensor
+    bias: Tensor
+
+    def __init__(self, block: Block, stage: Stage, offsets: Offsets, linear: type[nn.Linear]):
+        super().__init__()
+        attn, self.heads = block.attn, stage.heads
+        self.window, self.shift = stage.window, stage.shift_of(block.index)
+        self.qkv = _linear(linear, attn.qkv.weight, attn.qkv_bias())
+        self.proj = _linear(linear, attn.proj.weight, attn.proj.bias)
+        self.fc1 = _linear(linear, block.mlp.fc1.weight, block.mlp.fc1.bias)
+        self.fc2 = _linear(linear, block.mlp.fc2.weight, block.mlp.fc2.bias)
+        self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
+        self.norm3 = None if block.norm3 is None else _norm(block.norm3)
+        bias = attn.position_bias(offsets)
+        if is_masked(stage.grid, self.window, self.shift):
+            mask = region_mask(stage.grid, self.window, self.shift, dtype=bias.dtype, device=bias.device)
+            bias = mask[:, None] + bias
+        self.register_buffer("bias", bias)
+        wide = torch.promote_types(attn.logit_scale.dtype, torch.float32)
+        self.register_buffer("logit_scale", attn.logit_scale.detach().to(wide).clamp(max=MAX_LOGIT_SCALE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = window_attention(
+            self.qkv(x), self.logit_scale, self.bias, heads=self.heads, window=self.window, shift=self.shift
+        )
+        x = x + self.norm1(self.proj(attended))
+        x = x + self.norm2(self.fc2(F.gelu(self.fc1(x))))
+        return x if self.norm3 is None else self.norm3(x)
+
+
+class FoldedMerging(nn.Module):
+    def __init__(self, merging: PatchMerging, linear: type[nn.Linear]):
+        super().__init__()
+        self.reduction = _linear(linear, merging.reduction.weight, None)
+        self.norm = _norm(merging.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.reduction(merge_patches(x)))
+
+
+class FoldedSwinV2(nn.Module):
+    """The network for one image size: [B, in_chans, height, width] -> logits [B, num_classes]; made by fold()."""
+
+    def __init__(self, model: SwinV2, image_size: Pair, dtype: torch.dtype, pointwise: bool):
+        super().__init__()
+        self.config, self.record, self.image_size = model.config, model.record, image_size
+        linear = PointwiseLinear if pointwise else nn.Linear
+        proj = model.patch_embed.proj
+        self.patch_embed = nn.Conv2d(proj.in_channels, proj.out_channels, proj.kernel_size, proj.stride)  # type: ignore[arg-type]
+        self.patch_embed.weight.data, self.patch_embed.bias.data = proj.weight.clone(), proj.bias.clone()  # type: ignore[union-attr]
+        self.patch_norm = _norm(model.patch_embed.norm)
+        layers: list[nn.Module] = []
+        for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
+            offsets = Offsets.of(stage, proj.weight.device)
+            layers += [FoldedBlock(block, stage, offsets, linear) for block in layer.blocks]
+            if layer.downsample is not None:
+                layers.append(FoldedMerging(layer.downsample, linear))
+        self.layers = nn.Sequential(*layers)
+        self.norm = _norm(model.norm)
+        head = model.head
+        self.head = (
+            _linear(nn.Linear, head.weight, head.bias) if isinstance(head, nn.Linear) else nn.Identity()
+        )
+        self._cast(dtype)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        for parameter in self.parameters():  # buffers are the constants: they keep their precision
+            parameter.data = parameter.data.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != (self.config.in_chans, *self.image_size):
+            raise ValueError(
+                f"images have shape {list(x.shape)}; this folded model takes [batch, {self.config.in_chans}, "
+                f"{self.image_size[0]}, {self.image_size[1]}]; fold(model, image_size=...) makes one for another size"
+            )
+        x = x.to(self.norm.weight.dtype)
+        patch = self.config.patch_size
+        x = F.pad(x, (0, -self.image_size[1] % patch, 0, -self.image_size[0] % patch))
+        x = self.patch_norm(self.patch_embed(x).permute(0, 2, 3, 1))  # B H W C
+        return self.head(self.norm(self.layers(x)).mean((1, 2)))
+
+
+def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:
+    copy = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, device="meta")  # type: ignore[arg-type]
+    copy.weight, copy.bias = (
+        nn.Parameter(norm.weight.detach().clone()),
+        nn.Parameter(norm.bias.detach().clone()),
+    )
+    return copy
