@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from swinv2.config import SwinV2Config
-from swinv2.model import SwinV2
+from swinv2.extras import share_processors
+
+share_processors()  # before torch: on a busy machine the tests take a fraction of the time
+
+import torch  # noqa: E402
+
+from swinv2.config import SwinV2Config  # noqa: E402
+from swinv2.model import SwinV2  # noqa: E402
 
 torch.set_num_threads(2)
 

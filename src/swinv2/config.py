@@ -241,8 +241,8 @@ _ROWS: dict[str, tuple] = {
 def _variant(name: str, row: tuple) -> SwinV2Config:
     embed, (depths, heads), image, window, drop_path, pretrained, classes, norms = row
     return SwinV2Config(
-        architecture=name, image_size=image, window=window, embed_dim=embed, depths=depths, heads=heads,
-        pretrained_windows=pretrained or (0, 0, 0, 0), num_classes=classes, drop_path=drop_path,
+        architecture=name, image_size=pair(image), window=window, embed_dim=embed, depths=depths, heads=heads,
+        pretrained_windows=tuple(pair(w) for w in pretrained or (0, 0, 0, 0)), num_classes=classes, drop_path=drop_path,
         extra_norm_period=norms,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +71,7 @@ class WindowAttention(nn.Module):
         """[h, N, N] in [0, 16], float32 or wider; computed from the offsets of this window."""
         table = self.cpb_mlp(offsets.table.to(self.qkv.weight.dtype))  # offsets h
         table = 16 * torch.sigmoid(table.to(torch.promote_types(table.dtype, torch.float32)))
-        return table[offsets.index.flatten()].view(*offsets.index.shape, self.heads).permute(2, 0, 1)
+        return table[offsets.rows.flatten()].view(*offsets.rows.shape, self.heads).permute(2, 0, 1)
 
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, shift: Pair, backend: str | None) -> Tensor:
         qkv = F.linear(x, self.qkv.weight, self.qkv_bias())
@@ -85,11 +85,11 @@ class WindowAttention(nn.Module):
 class Offsets(NamedTuple):
     """Where tokens of a window stand to each other; the same for all blocks of a stage.
 
-    table: log-spaced offsets [(2Mh-1)*(2Mw-1), 2], float32; index: the row of every pair of tokens, [N, N].
+    table: log-spaced offsets [(2Mh-1)*(2Mw-1), 2], float32; rows: the one of every pair of tokens, [N, N].
     """
 
     table: Tensor
-    index: Tensor
+    rows: Tensor
 
     @classmethod
     def of(cls, stage: Stage, device: torch.device) -> Offsets:
@@ -208,7 +208,7 @@ class SwinV2(nn.Module):
     def blocks(self) -> Iterator[Block]:
         """All blocks, in the order of the forward pass."""
         for layer in self.layers:
-            yield from layer.blocks
+            yield from layer.blocks  # type: ignore[misc]
 
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """[B, H, W, C] of every stage, before its patch merging.
@@ -224,13 +224,13 @@ class SwinV2(nn.Module):
         x = self.patch_embed(x)
         for layer, stage in zip(self.layers, stages, strict=True):
             offsets = Offsets.of(stage, x.device)
-            for block in layer.blocks:
+            for block in layer.blocks:  # type: ignore[union-attr]
                 if self.checkpointing and self.training and torch.is_grad_enabled():
                     x = checkpoint(block, x, stage, offsets, self.backend, use_reentrant=False)
                 else:
                     x = block(x, stage, offsets, self.backend)
             yield x
-            x = layer.downsample(x) if layer.downsample is not None else x
+            x = layer.downsample(x) if layer.downsample is not None else x  # type: ignore[operator]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, 3, height, width] -> the normalised last map, [B, H, W, C]."""
@@ -280,7 +280,8 @@ def create_model(
         ValueError: an unknown name (with the nearest ones) or impossible settings.
     """
     config = VARIANTS[resolve(name)]
-    given = {"num_classes": num_classes, "in_chans": in_chans, "window": window, "drop_path": drop_path}
-    if image_size is not None:
-        given["image_size"] = pair(image_size)
-    return SwinV2(replace(config, **{k: v for k, v in given.items() if v is not None}))
+    given: dict[str, Any] = {
+        "num_classes": num_classes, "in_chans": in_chans, "window": window, "drop_path": drop_path,
+        "image_size": None if image_size is None else pair(image_size),
+    }  # fmt: skip
+    return SwinV2(replace(config, **{key: value for key, value in given.items() if value is not None}))
