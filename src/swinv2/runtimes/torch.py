@@ -1,0 +1,80 @@
+"""PyTorch: the folded network, in inference mode, on a CPU, a CUDA or an Apple device."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from swinv2.checkpoints import load
+from swinv2.fold import fold
+from swinv2.model import SwinV2
+from swinv2.runtimes.base import Session
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchSession(Session):
+    """A model that is already in memory, folded for the size of its preprocessing.
+
+    Raises:
+        ValueError: the model has no record, or the device is not there.
+    """
+
+    runtime = "torch"
+
+    def __init__(self, model: SwinV2, *, device: str = "auto", precision: str = "fp32"):
+        if model.record is None:
+            raise ValueError("the model has no record (preprocessing, class names); set model.record first")
+        if why := unsupported(device, precision):
+            raise ValueError(why)
+        self.record, self.precision = model.record, precision
+        self.device = _device() if device == "auto" else device
+        size, dtype = self.record.preprocess.size, _DTYPES[precision]
+        pointwise = None if self.device == "cpu" else False  # fold() sees only where it is now
+        self._network = fold(model, image_size=size, dtype=dtype, pointwise=pointwise).to(self.device)
+
+    @torch.inference_mode()
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.check(images)
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return self._network(x).float().cpu().numpy()
+
+
+def open(
+    source: str | os.PathLike[str], *, device: str, precision: str, threads: int | None = None
+) -> TorchSession:
+    """Open an artifact, a checkpoint of another library, or a published model by name.
+
+    Args:
+        threads: set for the whole process, as PyTorch has it.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchSession(load(source), device=device, precision=precision)
+
+
+def unsupported(device: str, precision: str) -> str | None:
+    """Why PyTorch cannot compute on this device here; None where it can."""
+    if precision not in _DTYPES:
+        return f"torch computes in {', '.join(_DTYPES)}, not in {precision!r}"
+    if device == "auto":
+        return None
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        return f"{device!r} is no device; give cpu, cuda, cuda:1, mps, ..."
+    if kind == "cuda" and not torch.cuda.is_available():
+        return "torch sees no CUDA device here; a CUDA build of torch and a driver are needed, or device cpu"
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        return f"torch sees {torch.cuda.device_count()} CUDA devices here, and {device} is not among them"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "torch sees no Apple GPU here; use device cpu"
+    return None
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
