@@ -1,0 +1,474 @@
+"""A whole run on generated pictures: its files, its arithmetic, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from training import COLOURS, SPECK, write_pictures, write_split
+
+import swinv2
+from swinv2 import artifact, config
+from swinv2.cli import main, parse
+from swinv2.data.folder import DataError, read_training
+from swinv2.train import Result, train
+from swinv2.train import recipe as recipes
+from swinv2.train.loop import Diverged
+from swinv2.train.recipe import Recipe
+
+QUICK = {"pretrained": False, "augment": "small", "batch_size": 8, "crop_pct": 1.0, "epochs": 2, "lr": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def speck(monkeypatch):
+    """A variant of two blocks, by name."""
+    monkeypatch.setitem(config.VARIANTS, SPECK.architecture, SPECK)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return write_split(tmp_path / "photos")
+
+
+def run(photos: Path, name: str = "run", **changes) -> Result:
+    given = QUICK | changes
+    return train(photos, model=given.pop("model", "swinv2_speck"), output=photos.parent / name, **given)
+
+
+def rows(result: Result) -> list[dict]:
+    return [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(config.VARIANTS, SPECK.architecture, SPECK)
+        return run(write_split(tmp_path_factory.mktemp("run") / "photos"), epochs=4)
+
+
+def test_a_run_leaves_these_files_and_no_others(finished):
+    assert sorted(p.name for p in finished.output.iterdir()) == [
+        "best.safetensors", "confusion.png", "curves.png", "last.safetensors", "metrics.jsonl", "recipe.yaml",
+        "results.csv", "summary.json",
+    ]  # fmt: skip
+
+
+def test_a_run_learns_colours(finished):
+    measured = rows(finished)
+    assert measured[-1]["train_loss"] < 0.8 * measured[0]["train_loss"]
+    assert finished.accuracy == max(row["top1"] for row in measured) > 60
+
+
+def test_the_model_file_is_complete_for_prediction(finished):
+    record = artifact.read_record(finished.best)
+    assert record.classes == ("blue", "green", "red")
+    assert (record.preprocess.size, record.preprocess.resize_to) == ((32, 32), 32)
+    assert record.accuracy["photos/val top-1"] == pytest.approx(finished.accuracy)
+    assert record.provenance["recipe"]["lr"] == 0.05
+    assert record.provenance["epoch"] == finished.epoch
+    red = finished.output.parent / "photos" / "val" / "red" / "0.png"
+    assert swinv2.Predictor(finished.best)(red).top.name in COLOURS
+
+
+def test_last_and_best_are_the_epochs_they_say(finished):
+    assert artifact.read_record(finished.last).provenance["epoch"] == finished.epochs == 4
+    best = max(rows(finished), key=lambda row: (row["top1"], -row["loss"]))
+    assert best["epoch"] == finished.epoch
+
+
+def test_figures_are_the_same_in_jsonl_csv_and_summary(finished):
+    lines = rows(finished)
+    with open(finished.output / "results.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["epoch"] for row in lines] == [1, 2, 3, 4]
+    assert [row["step"] for row in lines] == [3, 6, 9, 12]
+    for line, cells in zip(lines, table, strict=True):
+        assert {k: float(v) for k, v in cells.items()} == pytest.approx(line)
+        assert all(math.isfinite(value) for value in line.values())
+    summary = json.loads((finished.output / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert summary["held_out"]["top1"] == pytest.approx(finished.accuracy)
+    assert summary["held_out"]["images"] == 9
+    assert set(summary["files"]) == {p.name for p in finished.output.iterdir()}
+
+
+def test_top_5_of_three_classes_is_top_3(finished):
+    assert all(row["top3"] == 100 for row in rows(finished))
+
+
+def test_the_saved_recipe_is_the_merged_one_and_repeats_the_run(finished):
+    saved = recipes.load(finished.output / "recipe.yaml")
+    assert (saved.epochs, saved.lr, saved.augment) == (4, 0.05, "small")
+    again = train(
+        finished.output.parent / "photos", model="swinv2_speck", recipe=finished.output / "recipe.yaml",
+        output=finished.output.parent / "again",
+    )  # fmt: skip
+    assert artifact.read(again.last)[1].keys() == artifact.read(finished.last)[1].keys()
+    assert weights_hash(again.last) == weights_hash(finished.last)
+
+
+def weights_hash(path: Path) -> str:
+    return artifact.tensors_sha256(artifact.read(path)[1])
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def test_losses_are_those_of_a_plain_loop(photos):
+    """AdamW on the smoothed cross entropy, clipped, with the official groups: written again with torch alone."""
+    result = run(
+        photos, augment="none", warmup_epochs=1, clip_grad=0.5, label_smoothing=0.2, weight_decay=0.3
+    )
+    folder, recipe = read_training(photos)[0], recipes.load(result.output / "recipe.yaml")
+    preprocess = artifact.read_record(result.last).preprocess
+    torch.manual_seed(recipe.seed)
+    model = swinv2.create_model("swinv2_speck", num_classes=3).train()
+    decayed = [
+        p for n, p in model.named_parameters() if p.ndim > 1 and "cpb_mlp" not in n and "logit_scale" not in n
+    ]
+    ids = {id(p) for p in decayed}
+    others = [p for p in model.parameters() if id(p) not in ids]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}], foreach=False
+    )
+    images = torch.stack([torch.from_numpy(preprocess.load(path)) for path in folder.paths])
+    labels = torch.tensor(folder.labels)
+    high, first, low = (rate * 8 / 512 for rate in (0.05, recipe.warmup_lr, recipe.min_lr))
+    expected, step = [], 0
+    for epoch in range(2):
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(epoch))
+        losses = []
+        for batch in order.split(8):
+            if step < 3:
+                lr = first + (high - first) * step / 3
+            else:
+                lr = low + (high - low) * (1 + math.cos(math.pi * (step - 3) / 3)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            log_shares = model(images[batch]).log_softmax(1)
+            target = 0.8 * torch.eye(3)[labels[batch]] + 0.2 / 3
+            loss = -(target * log_shares).sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+            for p in model.parameters():
+                p.grad.mul_(min(1, 0.5 / (norm + 1e-6)))
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+        expected.append(sum(losses) / len(losses))
+    assert [row["train_loss"] for row in rows(result)] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_result_does_not_depend_on_workers(photos, workers, monkeypatch):
+    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: workers == 0)
+    results = [run(photos, f"run{w}", workers=w, drop_path=0.3) for w in (workers, 1)]
+    assert weights_hash(results[0].last) == weights_hash(results[1].last)
+
+
+def test_another_seed_is_another_run(photos):
+    assert weights_hash(run(photos, "a").last) != weights_hash(run(photos, "b", seed=1).last)
+
+
+def test_the_effective_learning_rate_is_printed_before_the_first_step(photos, capsys):
+    run(photos, lr=0.064, epochs=2, warmup_epochs=1)
+    said = capsys.readouterr().err
+    assert said.index("learning rate 0.064 per 512 pictures x batch 8 = 0.001;") < said.index("epoch 1/2")
+    assert "2 epochs of 3 steps = 6 steps, batch 8" in said
+    assert "in 3 steps, then cosine to" in said
+
+
+def test_a_batch_larger_than_the_data_counts_as_what_it_is(photos, capsys):
+    run(photos, batch_size=512, lr=0.0512)
+    said = capsys.readouterr().err
+    assert "x batch 24 = 0.0024" in said
+    assert "2 epochs of 1 steps" in said
+
+
+def test_the_optimizer_groups_are_printed(photos, capsys):
+    run(photos, epochs=1)
+    said = capsys.readouterr().err.splitlines()
+    table = [line.split() for line in said if line.startswith(("decay", "no decay"))]
+    total = sum(p.numel() for p in swinv2.create_model("swinv2_speck").parameters())
+    assert [row[0] for row in table] == ["decay", "no"]
+    assert int(table[0][3].replace(",", "")) + int(table[1][4].replace(",", "")) == total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"augment": "photo"},
+        {"augment": "none"},
+        {"mixup": 0.8, "cutmix": 1.0, "batch_size": 7},
+        {"clip_grad": 0.0, "drop_path": 0.5, "batch_size": 1},
+    ],
+    ids=lambda changes: next(iter(changes.values())),
+)
+def test_other_settings_train_too(photos, changes):
+    result = run(photos, **(changes | {"epochs": 1}))
+    (row,) = rows(result)
+    assert math.isfinite(row["train_loss"] + row["loss"])
+    assert (row["train_top1"] is None) == ("mixup" in changes)
+    assert all(np.isfinite(tensor).all() for tensor in artifact.read(result.last)[1].values())
+
+
+# ---------------------------------------------------------------- starting from weights
+
+
+def test_training_goes_on_from_a_model_file(finished):
+    photos = finished.output.parent / "photos"
+    tuned = run(
+        photos,
+        "tuned",
+        model=str(finished.best),
+        pretrained=True,
+        epochs=1,
+        lr=0.0,
+        warmup_lr=0.0,
+        min_lr=0.0,
+    )
+    assert weights_hash(tuned.last) == weights_hash(finished.best)
+    assert artifact.read_record(tuned.last).provenance["source"] == str(finished.best)
+
+
+def test_other_classes_get_a_new_head_and_keep_the_body(finished, tmp_path):
+    write_pictures(tmp_path / "other", 5, classes=("a", "b", "c"))  # as many classes, and others
+    frozen = {"lr": 0.0, "warmup_lr": 0.0, "min_lr": 0.0, "epochs": 1}
+    tuned = run(tmp_path / "other", "tuned", model=str(finished.best), pretrained=True, **frozen)
+    before, after = artifact.read(finished.best)[1], artifact.read(tuned.last)[1]
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {
+        "head.weight",
+        "head.bias",
+    }
+    assert artifact.read_record(tuned.last).classes == ("a", "b", "c")
+
+
+def test_another_image_size_is_written_into_the_model_file(finished, tmp_path):
+    photos = finished.output.parent / "photos"
+    tuned = run(
+        photos, "larger", model=str(finished.best), pretrained=True, epochs=1, image_size=64, crop_pct=None
+    )
+    record = artifact.read_record(tuned.last)
+    assert (record.config.image_size, record.preprocess.size, record.preprocess.resize_to) == (
+        (64, 64),
+        (64, 64),
+        64,
+    )
+
+
+def test_a_name_without_published_weights_says_what_to_do(photos, capsys):
+    assert main(["train", str(photos), "--model", "swinv2_pico", "--output", str(photos.parent / "r")]) == 2
+    said = capsys.readouterr().err
+    assert "no weights of swinv2_pico are published" in said
+    assert "--pretrained false" in said
+
+
+# ---------------------------------------------------------------- what stops a run
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(photos):
+    with pytest.raises(
+        Diverged, match=r"step \d+: (loss|gradient norm) is (nan|inf).*learning rate of .*lower --lr"
+    ):
+        run(photos, lr=1e9, reference_batch=1, warmup_epochs=0, clip_grad=0, epochs=99)
+    saved = photos.parent / "run" / "last.safetensors"
+    if saved.exists():
+        assert all(np.isfinite(tensor).all() for tensor in artifact.read(saved)[1].values())
+
+
+def test_unreadable_training_pictures_are_listed_and_stop_the_run(photos, capsys):
+    broken = [photos / "train" / "red" / "0.png", photos / "train" / "blue" / "3.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(
+        DataError, match=r"2 of 24 pictures in photos/train cannot be read.*--skip-unreadable"
+    ):
+        run(photos)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable")]
+    assert len(said) == 2
+    assert all(any(str(path) in line for line in said) for path in broken)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_unreadable_training_pictures_can_be_left_out_and_are_listed_once(
+    photos, capsys, monkeypatch, in_memory
+):
+    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: in_memory)
+    monkeypatch.setattr(
+        "swinv2.train.run.CHECKED", 0
+    )  # so that they are met in the first epoch, and in the second
+    (photos / "train" / "red" / "0.png").write_bytes(b"no picture")
+    result = run(photos, skip_unreadable=True, workers=0, batch_size=1)
+    assert len(rows(result)) == 2
+    assert capsys.readouterr().err.count("unreadable: ") == 1
+
+
+def test_a_large_set_stops_at_the_first_unreadable_picture(photos, monkeypatch):
+    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: False)
+    monkeypatch.setattr("swinv2.train.run.CHECKED", 0)
+    (photos / "train" / "red" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"red/0\.png"):
+        run(photos, workers=0)
+
+
+def test_unreadable_held_out_pictures_always_stop_the_run(photos):
+    (photos / "val" / "red" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 9 pictures in photos/val cannot be read.*never skipped"):
+        run(photos, skip_unreadable=True)
+
+
+def test_an_earlier_run_is_not_overwritten_unless_asked(photos):
+    first = run(photos, epochs=1)
+    (first.output / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(photos)
+    assert len(rows(run(photos, overwrite=True))) == 2
+    assert (first.output / "mine.txt").exists()
+
+
+def test_control_c_keeps_the_last_epoch_and_says_where(photos):
+    """A real signal to a real process."""
+    output = photos.parent / "run"
+    code = (
+        "import sys, training; from swinv2 import config\n"
+        "config.VARIANTS['swinv2_speck'] = training.SPECK\n"
+        "from swinv2.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [
+        "train",
+        str(photos),
+        "--model",
+        "swinv2_speck",
+        "--output",
+        str(output),
+        "--epochs",
+        "100000",
+    ]
+    settings = ["--pretrained=false", "--augment=none", "--workers=1", "--batch-size=8"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, *settings], stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (output / "results.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130, said
+    assert said[-1].startswith("stopped by Ctrl-C in epoch")
+    assert "Traceback" not in "".join(said)
+    assert artifact.read_record(output / "last.safetensors").provenance["epoch"] >= 1
+    assert json.loads((output / "summary.json").read_text())["status"] == "interrupted"
+
+
+# ---------------------------------------------------------------- recipes and the command line
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_shipped_recipe_loads_and_is_called_as_its_file(name):
+    assert recipes.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3", "no setting 'epoch'; did you mean epochs?"),
+        ("lr: fast", "lr is 'fast'; give a number"),
+        ("epochs: 2.5", "epochs is 2.5; give a whole number"),
+        ("flip: 3", "flip is 3; give true or false"),
+        ("augment: phot", "augment is 'phot'; give photo or small or none"),
+        ("betas: [0.9, 2]", "betas is"),
+        ("epochs: 0", "epochs is 0; give at least 1"),
+        ("- 3", "holds no settings"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_in_one_sentence(tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine|betas|epochs") as error:
+        recipes.load(tmp_path / "mine.yaml")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_or_setting_names_the_nearest():
+    with pytest.raises(ValueError, match=r"did you mean scratch_small\?"):
+        recipes.load("scratch-small")
+    with pytest.raises(ValueError, match=r"did you mean weight_decay\?"):
+        recipes.load("finetune", weight_decy=0.1)
+
+
+def test_a_number_without_a_point_is_a_number(tmp_path):
+    """Plain YAML 1.1 reads 1e-3 as text."""
+    (tmp_path / "mine.yaml").write_text("lr: 1e-3\n")
+    assert recipes.load(tmp_path / "mine.yaml").lr == 0.001
+
+
+def test_a_recipe_survives_its_file(tmp_path):
+    recipe = recipes.load("scratch_small", image_size=32, betas=[0.8, 0.9], drop_path=0.1)
+    (tmp_path / "saved.yaml").write_text(recipe.to_yaml())
+    assert recipes.load(tmp_path / "saved.yaml") == recipe
+    assert yaml.safe_load(recipe.to_yaml())["image_size"] == 32
+
+
+def test_the_warm_up_keeps_its_share_where_only_epochs_change():
+    assert recipes.load(Recipe(epochs=30, warmup_epochs=3), epochs=10).warmup_epochs == 1
+    assert recipes.load(Recipe(epochs=30, warmup_epochs=3), epochs=10, warmup_epochs=2).warmup_epochs == 2
+
+
+def test_every_setting_is_an_option_with_help():
+    command, values = parse(["train", "photos", "--lr", "1e-3", "--betas", "0.8,0.9", "--flip=false"])
+    options = {option.dest: option for option in command.options}
+    for name in Recipe.__dataclass_fields__.keys() - {"name"}:
+        assert options[name].help, name
+        assert options[name].default is None
+    assert (values["lr"], tuple(values["betas"]), values["flip"], values["epochs"]) == (
+        0.001,
+        (0.8, 0.9),
+        False,
+        None,
+    )
+
+
+def test_the_command_prints_one_document_with_json(photos, capsys):
+    output = photos.parent / "run"
+    arguments = ["train", str(photos), "--model", "swinv2_speck", "--output", str(output), "--json"]
+    assert (
+        main([*arguments, "--pretrained=false", "--augment", "none", "--epochs", "1", "--batch-size", "8"])
+        == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["best"] == str(output / "best.safetensors")
+    assert printed["epochs"] == 1
+
+
+def test_without_an_output_runs_are_numbered(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    outputs = [train(photos, model="swinv2_speck", **(QUICK | {"epochs": 1})).output for _ in range(2)]
+    assert outputs == [Path("runs/photos-swinv2_speck"), Path("runs/photos-swinv2_speck-2")]
+
+
+def test_a_picture_of_any_mode_trains(tmp_path):
+    photos = write_split(tmp_path / "photos")
+    Image.new("L", (40, 9), 90).save(photos / "train" / "red" / "grey.png")
+    Image.new("RGBA", (9, 40), (200, 0, 0, 90)).save(photos / "train" / "red" / "clear.png")
+    Image.new("CMYK", (30, 30)).save(photos / "train" / "red" / "print.jpg")
+    assert rows(run(photos, augment="photo", epochs=1))
