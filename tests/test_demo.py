@@ -30,8 +30,20 @@ def test_the_demo_reaches_97_percent_and_shows_what_it_made(tmp_path):
     right = [lines[i + 1].split()[-1] == Path(lines[i]).stem for i in samples]
     assert len(right) == 10
     assert sum(right) >= 9
-    assert [line.split()[2] for line in lines if line.startswith("$ swinv2")] == ["data", "train", "evaluate", "predict"]
+    assert [line.split()[2] for line in lines if line.startswith("$ swinv2")] == [
+        "data",
+        "train",
+        "evaluate",
+        "predict",
+    ]
     made = {path.name for path in (place / "digits-pico").iterdir()}
-    assert made >= {"best.safetensors", "curves.png", "confusion.png", "metrics.jsonl", "results.csv", "recipe.yaml"}
+    assert made >= {
+        "best.safetensors",
+        "curves.png",
+        "confusion.png",
+        "metrics.jsonl",
+        "results.csv",
+        "recipe.yaml",
+    }
     assert all(name in done.stdout for name in made - {"last.safetensors", "summary.json"})
     assert artifact.read_record(place / "digits-pico" / "best.safetensors").classes[7] == "digit-7"

@@ -33,7 +33,9 @@ def never_seen(name: str) -> int:
 
 
 def test_generated_tables_are_up_to_date():
-    done = subprocess.run([sys.executable, "-P", ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-P", ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}run `make docs`"
 
 
@@ -44,4 +46,6 @@ def test_the_undercount_is_exactly_the_qkv_projection(name):
 
 @pytest.mark.parametrize("name", PADDLE_DOCUMENT)
 def test_the_documented_undercounts_have_the_same_reason(name):
-    assert (parameters(VARIANTS[name]) - never_seen(name)) / 1e6 == pytest.approx(PADDLE_DOCUMENT[name], abs=0.06)
+    assert (parameters(VARIANTS[name]) - never_seen(name)) / 1e6 == pytest.approx(
+        PADDLE_DOCUMENT[name], abs=0.06
+    )

@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL, randomized
 
 from swinv2.config import SwinV2Config
-from swinv2.fold import PointwiseLinear, fold
+from swinv2.fold import CACHED_VALUES, FoldedBlock, PointwiseLinear, fold
 from swinv2.model import SwinV2
 
 
@@ -32,7 +32,7 @@ def test_constants_replace_what_produced_them(small):
     names = {n for n, _ in folded.named_modules()}
     assert not any("cpb_mlp" in n for n in names)
     assert not any(p.requires_grad for p in folded.parameters())
-    blocks = [m for m in folded.layers if hasattr(m, "bias")]
+    blocks = [m for m in folded.modules() if isinstance(m, FoldedBlock)]
     # 16 tokens a window; a grid of 16 x 16 tokens is 16 windows, which only the shifted block tells apart.
     assert [tuple(b.bias.shape) for b in blocks[:2]] == [(1, 16, 16), (16, 1, 16, 16)]
     assert all((b.logit_scale <= torch.tensor(100.0).log() + 1e-6).all() for b in blocks)
@@ -92,3 +92,14 @@ def test_the_public_name_is_a_function_however_it_is_imported(small):
     import swinv2
 
     assert swinv2.fold(small).image_size == (64, 64)
+
+
+def test_large_batches_go_through_in_parts_with_the_same_result(small, monkeypatch):
+    from swinv2 import fold as module
+
+    folded, x = fold(small), torch.randn(7, 3, 64, 64)
+    with torch.inference_mode():
+        assert max(stage.widest for stage in folded.stages) * 7 < CACHED_VALUES
+        whole = folded(x)
+        monkeypatch.setattr(module, "CACHED_VALUES", 2 * folded.stages[0].widest)
+        torch.testing.assert_close(folded(x), whole, rtol=0, atol=1e-5)

@@ -119,6 +119,12 @@ def test_pretrained_windows_survive_any_number_of_changes():
             size, size
         )
     assert (config.resized(256).window, config.resized(384).window) == (16, 24)
+    assert [VARIANTS["swinv2_tiny_window8_256"].resized(size).window for size in (32, 128, 192, 1024)] == [
+        8,
+        8,
+        6,
+        32,
+    ]
     official = VARIANTS["swinv2_base_window12to24_192to384"]
     assert config.resized(384).stages(384, 384) == official.stages(384, 384)
 

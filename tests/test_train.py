@@ -85,6 +85,13 @@ def test_the_model_file_is_complete_for_prediction(finished):
     assert swinv2.Predictor(finished.best)(red).top.name in COLOURS
 
 
+def test_evaluate_finds_the_figures_of_the_run(finished):
+    result = swinv2.evaluate(finished.best, finished.output.parent / "photos")
+    best = rows(finished)[finished.epoch - 1]
+    assert (result.measured.images, result.top1) == (9, pytest.approx(finished.accuracy))
+    assert result.measured.loss == pytest.approx(best["loss"], rel=1e-4)
+
+
 def test_last_and_best_are_the_epochs_they_say(finished):
     assert artifact.read_record(finished.last).provenance["epoch"] == finished.epochs == 4
     best = max(rows(finished), key=lambda row: (row["top1"], -row["loss"]))
@@ -380,6 +387,14 @@ def test_control_c_keeps_the_last_epoch_and_says_where(photos):
 
 
 # ---------------------------------------------------------------- recipes and the command line
+
+
+@pytest.mark.parametrize("package", ["timm", "sklearn", "matplotlib"])
+def test_a_missing_package_is_named_before_anything_is_done(photos, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs {package} -- pip install .*swinv2\[train\]"):
+        run(photos)
+    assert not (photos.parent / "run").exists()
 
 
 @pytest.mark.parametrize("name", recipes.names())

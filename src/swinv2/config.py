@@ -207,8 +207,8 @@ def _proportional_window(config: SwinV2Config, size: Pair) -> int:
     window, rest = divmod(config.window * min(size), min(config.image_size))
     stride = config.patch_size * 2 ** (len(config.depths) - 1)
     fits = rest == 0 and window > 0 and size[0] == size[1] and size[0] % stride == 0
-    # Attention cost grows with the window's area: 32 (1,024 tokens) is where following the image stops.
-    return window if fits and window <= 32 else config.window
+    # Below 6 tokens a side a window sees too little; attention cost grows with its area, which 32 ends.
+    return window if fits and 6 <= window <= 32 else config.window
 
 
 # The published models (microsoft/Swin-Transformer, MODELHUB.md), the giants of the paper (section 4.1) and

@@ -132,7 +132,7 @@ def match_classes(folder: ImageFolder, record: Record) -> ImageFolder:
         return replace(folder, classes=tuple(record.class_name(i) for i in range(count)))
     by_synset = set(folder.classes) <= set(record.synsets)
     known = record.synsets if by_synset else record.classes
-    if unknown := [name for name in folder.classes if name not in set(known)]:
+    if unknown := sorted(set(folder.classes) - set(known)):
         few = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise DataError(
             f"{folder.name}/{folder.split} has folders that are no class of the model: {few}; "

@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2.config import Pair, Stage, pair
-from swinv2.model import Block, Offsets, PatchMerging, SwinV2, merge_patches
+from swinv2.model import Block, Offsets, PatchEmbed, PatchMerging, SwinV2, merge_patches, pad_to_multiple
 from swinv2.ops import window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
+
+CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
+HALF_PRECISION_ROWS = 1024  # from where a convolution is faster than a product in bfloat16 (docs/log.md)
 
 make_callable(__name__)  # swinv2.fold is this module and the function in it
 
@@ -37,7 +40,7 @@ def fold(
         dtype: of weights and activations; logit scale and position bias stay in float32 (float64 for float64).
             Default: the model's.
         pointwise: compute linear layers as 1x1 convolutions. Same result; on a CPU in float32 about twice as
-            fast (docs/log.md). Default: there only. Exporters give False.
+            fast, in bfloat16 a little (docs/log.md). Default: there only. Exporters give False.
 
     The model is not changed, and shares no storage with the result.
     """
@@ -46,19 +49,21 @@ def fold(
     dtype = dtype or model.norm.weight.dtype
     device = model.norm.weight.device
     if pointwise is None:
-        pointwise = device.type == "cpu" and dtype == torch.float32
+        pointwise = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     with torch.no_grad():
         return FoldedSwinV2(model, pair(image_size), dtype, pointwise).eval().requires_grad_(False)
 
 
 class PointwiseLinear(nn.Linear):
-    """A linear layer over the last axis, computed as a 1x1 convolution in channels-last.
+    """A linear layer over the last axis, computed as a 1x1 convolution in channels-last where that is faster.
 
     PyTorch's float32 product goes to a library that uses half of the vector width of some CPUs; its convolution
-    goes to oneDNN, which does not.
+    goes to oneDNN, which does not. In half precision both go there, and the convolution gains with many rows only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 and x.numel() < HALF_PRECISION_ROWS * self.in_features:
+            return super().forward(x)
         rows = x.reshape(1, -1, 1, self.in_features).permute(
             0, 3, 1, 2
         )  # 1 C rows 1, channels last in memory
@@ -109,6 +114,35 @@ class FoldedMerging(nn.Module):
         return self.norm(self.reduction(merge_patches(x)))
 
 
+class FoldedPatchEmbed(nn.Module):
+    def __init__(self, embed: PatchEmbed):
+        super().__init__()
+        proj = embed.proj
+        self.proj = nn.Conv2d(proj.in_channels, proj.out_channels, embed.patch, embed.patch, device="meta")
+        self.proj.weight, self.proj.bias = _copy(proj.weight), _copy(proj.bias)  # type: ignore[arg-type]
+        self.norm = _norm(embed.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(pad_to_multiple(x, self.proj.stride[0])).permute(0, 2, 3, 1))  # B H W C
+
+
+class FoldedStage(nn.Sequential):
+    """The layers of a stage. A CPU takes as many images through at a time as keep its activations small."""
+
+    def __init__(self, stage: Stage, *layers: nn.Module):
+        super().__init__(*layers)
+        self.widest = 4 * stage.dim * stage.grid[0] * stage.grid[1]  # values of an image inside the MLP
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().forward(x)
+        images = max(1, CACHED_VALUES // self.widest)
+        if x.shape[0] <= images:
+            return super().forward(x)
+        # Bigger tensors are returned to the system after every layer, and cost a page fault every 4 KB to get again.
+        return torch.cat([super(FoldedStage, self).forward(part) for part in x.split(images)])
+
+
 class FoldedSwinV2(nn.Module):
     """The network for one image size: [B, in_chans, height, width] -> logits [B, num_classes]; made by fold()."""
 
@@ -116,17 +150,14 @@ class FoldedSwinV2(nn.Module):
         super().__init__()
         self.config, self.record, self.image_size = model.config, model.record, image_size
         linear = PointwiseLinear if pointwise else nn.Linear
-        proj = model.patch_embed.proj
-        self.patch_embed = nn.Conv2d(proj.in_channels, proj.out_channels, proj.kernel_size, proj.stride)  # type: ignore[arg-type]
-        self.patch_embed.weight.data, self.patch_embed.bias.data = proj.weight.clone(), proj.bias.clone()  # type: ignore[union-attr]
-        self.patch_norm = _norm(model.patch_embed.norm)
-        layers: list[nn.Module] = []
+        self.stages = nn.ModuleList()
         for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
-            offsets = Offsets.of(stage, proj.weight.device)
-            layers += [FoldedBlock(block, stage, offsets, linear) for block in layer.blocks]  # type: ignore[union-attr]
+            offsets = Offsets.of(stage, model.norm.weight.device)
+            parts: list[nn.Module] = [FoldedPatchEmbed(model.patch_embed)] if stage.index == 0 else []
+            parts += [FoldedBlock(block, stage, offsets, linear) for block in layer.blocks]  # type: ignore[union-attr]
             if layer.downsample is not None:
-                layers.append(FoldedMerging(layer.downsample, linear))  # type: ignore[arg-type]
-        self.layers = nn.Sequential(*layers)
+                parts.append(FoldedMerging(layer.downsample, linear))  # type: ignore[arg-type]
+            self.stages.append(FoldedStage(stage, *parts))
         self.norm = _norm(model.norm)
         head = model.head
         self.head = (
@@ -145,24 +176,24 @@ class FoldedSwinV2(nn.Module):
                 f"{self.image_size[0]}, {self.image_size[1]}]; fold(model, image_size=...) makes one for another size"
             )
         x = x.to(self.norm.weight.dtype)
-        patch = self.config.patch_size
-        x = F.pad(x, (0, -self.image_size[1] % patch, 0, -self.image_size[0] % patch))
-        x = self.patch_norm(self.patch_embed(x).permute(0, 2, 3, 1))  # B H W C
-        return self.head(self.norm(self.layers(x)).mean((1, 2)))
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(self.norm(x).mean((1, 2)))
+
+
+def _copy(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone())
 
 
 def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor | None) -> nn.Linear:
     layer = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.weight = _copy(weight)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
+        layer.bias = _copy(bias)
     return layer
 
 
 def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:
     copy = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, device="meta")  # type: ignore[arg-type]
-    copy.weight, copy.bias = (
-        nn.Parameter(norm.weight.detach().clone()),
-        nn.Parameter(norm.bias.detach().clone()),
-    )
+    copy.weight, copy.bias = _copy(norm.weight), _copy(norm.bias)
     return copy

@@ -44,8 +44,13 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.norm(self.proj(pad_to_multiple(x, self.patch)).permute(0, 2, 3, 1))
+
+
+def pad_to_multiple(x: Tensor, side: int) -> Tensor:
+    """[B, C, H, W], with zeros right and bottom until both sides are multiples of side."""
+    right, bottom = -x.shape[3] % side, -x.shape[2] % side
+    return F.pad(x, (0, right, 0, bottom)) if right or bottom else x  # F.pad by nothing still copies
 
 
 class WindowAttention(nn.Module):
@@ -71,7 +76,10 @@ class WindowAttention(nn.Module):
         """[h, N, N] in [0, 16], float32 or wider; computed from the offsets of this window."""
         table = self.cpb_mlp(offsets.table.to(self.qkv.weight.dtype))  # offsets h
         table = 16 * torch.sigmoid(table.to(torch.promote_types(table.dtype, torch.float32)))
-        return table[offsets.rows.flatten()].view(*offsets.rows.shape, self.heads).permute(2, 0, 1)
+        bias = table[offsets.rows.flatten()].view(*offsets.rows.shape, self.heads)  # N N h
+        return bias.permute(
+            2, 0, 1
+        ).contiguous()  # added to every window: a strided sum took as long as the products
 
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, shift: Pair, backend: str | None) -> Tensor:
         qkv = F.linear(x, self.qkv.weight, self.qkv_bias())
@@ -158,7 +166,8 @@ class PatchMerging(nn.Module):
 def merge_patches(x: Tensor) -> Tensor:
     """[B, H, W, C] -> [B, H/2, W/2, 4C], the four neighbours in the official order: (0,0), (1,0), (0,1), (1,1)."""
     B, H, W, C = x.shape
-    x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+    if H % 2 or W % 2:
+        x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
     x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # rows vary fastest
     return x.reshape(B, (H + 1) // 2, (W + 1) // 2, 4 * C)
 

@@ -37,7 +37,7 @@ def attend(
 
 def _attend(qkv: Tensor, logit_scale: Tensor, added: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
     size: Pair = (qkv.shape[1], qkv.shape[2])
-    q, k, v = unit_qkv(partition(qkv, heads, window, shift), logit_scale)  # each B n h N d
+    q, k, v = unit_qkv(partition(qkv, heads, window, shift), logit_scale, qkv.dtype)  # each B n h N d
     logits, added = q @ k.transpose(-2, -1), added.to(q.dtype)  # B n h N N
     logits = logits + added if logits.requires_grad else logits.add_(added)
     return reverse(logits.softmax(-1) @ v, size, window, shift)

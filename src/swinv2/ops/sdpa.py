@@ -25,7 +25,7 @@ def attend(
     added = with_mask(bias, size, window, shift)
     x = partition(qkv, heads, window, shift)  # 3 B n h N d
     _, B, n, h, N, d = x.shape
-    q, k, v = unit_qkv(x, logit_scale)
+    q, k, v = unit_qkv(x, logit_scale, qkv.dtype)
     if added.ndim == 4:
         added = added.reshape(1, n * h, N, N)
         q, k, v = (t.reshape(B, n * h, N, d) for t in (q, k, v))

@@ -30,7 +30,7 @@ def pad(qkv: Tensor, window: Pair) -> Tensor:
 
 # B batch, n = nh*nw windows, M window, N = Mh*Mw tokens, h heads, d head dim, C = h*d
 def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
-    """[B, H, W, 3C] -> a fresh [3, B, n, h, N, d] of q, k, v, with padding and shift applied."""
+    """[B, H, W, 3C] -> a fresh [3, B, n, h, N, d] of q, k, v, in at least float32, padded and shifted."""
     x = pad(qkv, window)
     if shift != (0, 0):
         x = x.roll((-shift[0], -shift[1]), (1, 2))
@@ -39,7 +39,10 @@ def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
     x = x.view(B, H // Mh, Mh, W // Mw, Mw, 3, heads, d).permute(
         5, 0, 1, 3, 6, 2, 4, 7
     )  # 3 B nh nw h Mh Mw d
-    x = x.clone(memory_format=torch.contiguous_format)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x = x.to(
+        wide, memory_format=torch.contiguous_format, copy=True
+    )  # one pass for the order and the precision
     return x.view(3, B, (H // Mh) * (W // Mw), heads, Mh * Mw, d)
 
 
@@ -54,21 +57,19 @@ def reverse(out: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:
     return x[:, : size[0], : size[1]]
 
 
-def unit_qkv(x: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[3, B, n, h, N, d] -> unit q times exp(min(logit_scale, ln 100)), unit k, and v, in x's dtype.
+def unit_qkv(x: Tensor, logit_scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """[3, B, n, h, N, d] -> unit q times exp(min(logit_scale, ln 100)), unit k, and v, in dtype.
 
-    Norms and scale are computed in at least float32. Without gradients x is overwritten.
+    Norms and scale are computed in x's precision. Without gradients x is overwritten.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    scale = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp()  # h 1 1; the clamp comes first
-    inverse = (
-        torch.linalg.vector_norm(x[:2], dim=-1, keepdim=True, dtype=wide).clamp_min(NORM_FLOOR).reciprocal()
-    )
+    scale = logit_scale.to(x.dtype).clamp(max=MAX_LOGIT_SCALE).exp()  # h 1 1; the clamp comes first
+    inverse = torch.linalg.vector_norm(x[:2], dim=-1, keepdim=True).clamp_min(NORM_FLOOR).reciprocal()
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return (x[0] * (inverse[0] * scale)).to(x.dtype), (x[1] * inverse[1]).to(x.dtype), x[2]
+        return (x[0] * (inverse[0] * scale)).to(dtype), (x[1] * inverse[1]).to(dtype), x[2].to(dtype)
     inverse[0].mul_(scale)
     x[:2].mul_(inverse)
-    return x[0], x[1], x[2]
+    q, k, v = x.to(dtype)
+    return q, k, v
 
 
 def with_mask(bias: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from swinv2.train.recipe import Recipe, takes_recipe
 from swinv2.verbs import Exit, make_callable
 
 make_callable(__name__)
+
+PACKAGES = ("torch", "torchvision", "timm", "sklearn", "matplotlib")  # the extra "train"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def train(
     """
     settled = recipes.load(recipe, **overrides)
     share_processors()
-    require("torch", extra="train")
+    for package in PACKAGES:  # now, and not after an hour, when the first plot is drawn
+        if find_spec(package) is None:
+            require(package, extra="train")
     from swinv2.train.run import FILES, Run, Settings
     from swinv2.train.start import default_output
 
@@ -146,7 +151,10 @@ def command(
             **overrides,
         )
     except KeyboardInterrupt as stop:
-        console.stderr().print(str(stop) or "stopped by Ctrl-C before the first step", markup=False)
+        said = str(stop) or "stopped by Ctrl-C before the first step"
+        console.stderr().print(said, markup=False)
+        if json:
+            console.emit_json({"error": said, "code": int(Exit.INTERRUPTED)})
         return Exit.INTERRUPTED
     if json:
         console.emit_json(result.to_dict())
