@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import SMALL, randomized
 
+from swinv2 import model
 from swinv2.config import SwinV2Config
-from swinv2.fold import CACHED_VALUES, FoldedBlock, PointwiseLinear, fold
-from swinv2.model import SwinV2
+from swinv2.fold import FoldedBlock, PointwiseLinear, fold
+from swinv2.model import Block, SwinV2
 
 
 @pytest.mark.parametrize("pointwise", [False, True])
@@ -94,12 +95,14 @@ def test_the_public_name_is_a_function_however_it_is_imported(small):
     assert swinv2.fold(small).image_size == (64, 64)
 
 
-def test_large_batches_go_through_in_parts_with_the_same_result(small, monkeypatch):
-    from swinv2 import fold as module
-
-    folded, x = fold(small), torch.randn(7, 3, 64, 64)
+@pytest.mark.parametrize("which", ["model", "folded"])
+def test_large_batches_go_through_in_parts_with_the_same_result(small, which, monkeypatch):
+    run, x = (small if which == "model" else fold(small)), torch.randn(7, 3, 64, 64)
+    batches = []
+    first = next(m for m in run.modules() if isinstance(m, Block | FoldedBlock))
+    first.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
     with torch.inference_mode():
-        assert max(stage.widest for stage in folded.stages) * 7 < CACHED_VALUES
-        whole = folded(x)
-        monkeypatch.setattr(module, "CACHED_VALUES", 2 * folded.stages[0].widest)
-        torch.testing.assert_close(folded(x), whole, rtol=0, atol=1e-5)
+        whole = run(x)
+        monkeypatch.setattr(model, "CACHED_VALUES", 2 * 4 * 32 * 16 * 16)  # two images in the first stage
+        torch.testing.assert_close(run(x), whole, rtol=0, atol=1e-5)
+    assert batches == [7, 2, 2, 2, 1]

@@ -14,13 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2.config import Pair, Stage, pair
-from swinv2.model import Block, Offsets, PatchEmbed, PatchMerging, SwinV2, merge_patches, pad_to_multiple
+from swinv2.model import (
+    Block,
+    Offsets,
+    PatchEmbed,
+    PatchMerging,
+    SwinV2,
+    in_parts,
+    merge_patches,
+    pad_to_multiple,
+)
 from swinv2.ops import window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
 
-CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
 HALF_PRECISION_ROWS = 1024  # from where a convolution is faster than a product in bfloat16 (docs/log.md)
 
 make_callable(__name__)  # swinv2.fold is this module and the function in it
@@ -127,20 +135,14 @@ class FoldedPatchEmbed(nn.Module):
 
 
 class FoldedStage(nn.Sequential):
-    """The layers of a stage. A CPU takes as many images through at a time as keep its activations small."""
+    """The layers of one stage, for one image size."""
 
     def __init__(self, stage: Stage, *layers: nn.Module):
         super().__init__(*layers)
-        self.widest = 4 * stage.dim * stage.grid[0] * stage.grid[1]  # values of an image inside the MLP
+        self.stage = stage
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return super().forward(x)
-        images = max(1, CACHED_VALUES // self.widest)
-        if x.shape[0] <= images:
-            return super().forward(x)
-        # Bigger tensors are returned to the system after every layer, and cost a page fault every 4 KB to get again.
-        return torch.cat([super(FoldedStage, self).forward(part) for part in x.split(images)])
+        return in_parts(super().forward, x, self.stage)
 
 
 class FoldedSwinV2(nn.Module):

@@ -10,8 +10,9 @@ by config.stages(), and every block receives it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from swinv2.artifact import Record
 from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.ops import window_attention
+
+CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -232,14 +235,18 @@ class SwinV2(nn.Module):
         stages = self.config.stages(int(x.shape[2]), int(x.shape[3]))
         x = self.patch_embed(x)
         for layer, stage in zip(self.layers, stages, strict=True):
-            offsets = Offsets.of(stage, x.device)
-            for block in layer.blocks:  # type: ignore[union-attr]
-                if self.checkpointing and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, stage, offsets, self.backend, use_reentrant=False)
-                else:
-                    x = block(x, stage, offsets, self.backend)
+            run = partial(self._blocks, layer, stage, Offsets.of(stage, x.device))  # type: ignore[arg-type]
+            x = in_parts(run, x, stage)
             yield x
             x = layer.downsample(x) if layer.downsample is not None else x  # type: ignore[operator]
+
+    def _blocks(self, layer: Layer, stage: Stage, offsets: Offsets, x: Tensor) -> Tensor:
+        for block in layer.blocks:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, stage, offsets, self.backend, use_reentrant=False)
+            else:
+                x = block(x, stage, offsets, self.backend)
+        return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, 3, height, width] -> the normalised last map, [B, H, W, C]."""
@@ -258,6 +265,23 @@ class SwinV2(nn.Module):
         maps = list(self.stage_outputs(x))
         maps[-1] = self.norm(maps[-1])
         return {info.name: m.permute(0, 3, 1, 2) for info, m in zip(self.feature_info, maps, strict=True)}
+
+
+def in_parts(run: Callable[[Tensor], Tensor], x: Tensor, stage: Stage) -> Tensor:
+    """run(x) for a batch x; on a CPU without gradients as many images at a time as keep their activations small.
+
+    Bigger tensors are returned to the system after every layer, and cost a page fault every 4 KB to get again.
+    """
+    if (
+        x.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    ):
+        return run(x)
+    widest = 4 * stage.dim * stage.grid[0] * stage.grid[1]  # values of an image inside the MLP
+    images = max(1, CACHED_VALUES // widest)
+    return run(x) if x.shape[0] <= images else torch.cat([run(part) for part in x.split(images)])
 
 
 def _initialize(module: nn.Module) -> None:

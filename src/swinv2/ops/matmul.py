@@ -1,7 +1,7 @@
 """Window attention by two matrix products and a softmax: the fastest on a CPU while windows are small.
 
-Products are in the dtype of qkv, bias and softmax in at least float32. Without gradients it works in place, on
-as many images at a time as keep their scores in the caches.
+Norms and scale are computed in at least float32, products and their sum with the bias in the dtype of qkv. Without
+gradients it works in place, on as many images at a time as keep their scores in the caches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def attend(
     qkv: Tensor, logit_scale: Tensor, bias: Tensor, *, heads: int, window: Pair, shift: Pair
 ) -> Tensor:
     size: Pair = (qkv.shape[1], qkv.shape[2])
-    added = with_mask(bias, size, window, shift)  # h N N, or n h N N
+    added = with_mask(bias, size, window, shift).to(qkv.dtype)  # h N N, or n h N N
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _attend(qkv, logit_scale, added, heads, window, shift)
     rows, cols = padded(size, window)
@@ -38,6 +38,6 @@ def attend(
 def _attend(qkv: Tensor, logit_scale: Tensor, added: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
     size: Pair = (qkv.shape[1], qkv.shape[2])
     q, k, v = unit_qkv(partition(qkv, heads, window, shift), logit_scale, qkv.dtype)  # each B n h N d
-    logits, added = q @ k.transpose(-2, -1), added.to(q.dtype)  # B n h N N
+    logits = q @ k.transpose(-2, -1)  # B n h N N
     logits = logits + added if logits.requires_grad else logits.add_(added)
     return reverse(logits.softmax(-1) @ v, size, window, shift)
