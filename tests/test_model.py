@@ -12,7 +12,7 @@ from torch import nn
 
 from swinv2.config import VARIANTS, SwinV2Config, published
 from swinv2.counts import parameter_shapes, parameters
-from swinv2.model import Offsets, PatchMerging, SwinV2, create_model, drop_path, merge_patches
+from swinv2.model import Offsets, PatchMerging, SwinV2, _kept, create_model, drop_path, merge_patches
 
 BUILDABLE = [name for name in VARIANTS if "huge" not in name and "giant" not in name]
 
@@ -76,7 +76,7 @@ def test_initialisation_is_official():
             assert p.abs().max() <= 2
     x = torch.randn(1, 64, 64, 32)
     block, stage = next(model.blocks()), model.config.stages(256, 256)[0]
-    assert torch.equal(block(x, stage, Offsets.of(stage, x.device)), x)
+    assert torch.equal(block(x, stage, Offsets.of(stage, x)), x)
 
 
 def test_drop_path_rises_linearly_and_keeps_the_mean():
@@ -105,7 +105,7 @@ def test_drop_path_rises_linearly_and_keeps_the_mean():
 )
 def test_corner_offsets_are_official(name, stage, corner):
     config = VARIANTS[name]
-    table = Offsets.of(config.stages(*config.image_size)[stage], torch.device("cpu")).table
+    table = Offsets.of(config.stages(*config.image_size)[stage], torch.empty(0)).table
     assert table[-1].tolist() == pytest.approx([corner, corner], abs=2e-7)
     assert table[0].tolist() == pytest.approx([-corner, -corner], abs=2e-7)
 
@@ -234,6 +234,16 @@ def test_nothing_waits_for_the_device():
 
 
 # -- training -------------------------------------------------------------------------------------------
+
+
+def test_inference_first_and_training_after(small):
+    """What is kept from call to call must not be an inference tensor."""
+    _kept.cache_clear()
+    with torch.inference_mode():
+        expected = small(torch.ones(1, 3, 64, 64))
+    out = small(torch.ones(1, 3, 64, 64))
+    out.sum().backward()
+    torch.testing.assert_close(out, expected)
 
 
 def test_checkpointing_changes_memory_not_gradients(small):

@@ -154,7 +154,7 @@ class FoldedSwinV2(nn.Module):
         linear = PointwiseLinear if pointwise else nn.Linear
         self.stages = nn.ModuleList()
         for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
-            offsets = Offsets.of(stage, model.norm.weight.device)
+            offsets = Offsets.of(stage, model.norm.weight.detach())
             parts: list[nn.Module] = [FoldedPatchEmbed(model.patch_embed)] if stage.index == 0 else []
             parts += [FoldedBlock(block, stage, offsets, linear) for block in layer.blocks]  # type: ignore[union-attr]
             if layer.downsample is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -103,18 +103,31 @@ class Offsets(NamedTuple):
     rows: Tensor
 
     @classmethod
-    def of(cls, stage: Stage, device: torch.device) -> Offsets:
+    def of(cls, stage: Stage, x: Tensor) -> Offsets:
+        """On the device of x; kept from call to call, but where a compiler or a fake tensor watches."""
+        if type(x) is Tensor and not torch.compiler.is_compiling():
+            return _kept(stage.window, stage.span, x.device)
+        return cls.compute(stage.window, stage.span, x.device)
+
+    @classmethod
+    def compute(cls, window: Pair, spans: Pair, device: torch.device) -> Offsets:
         axes = []
-        for side, span in zip(stage.window, stage.span, strict=True):
+        for side, span in zip(window, spans, strict=True):
             # float32 in every precision, in the official order of operations: what the weights were trained with.
             offset = torch.arange(1 - side, side, device=device, dtype=torch.float32) / span * 8
             axes.append(offset.sign() * (offset.abs() + 1).log2() / math.log2(8))
         table = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2)
-        rows, cols = (torch.arange(side, device=device) for side in stage.window)
+        rows, cols = (torch.arange(side, device=device) for side in window)
         rows, cols = (t.flatten() for t in torch.meshgrid(rows, cols, indexing="ij"))  # N
-        vertical = rows[:, None] - rows[None, :] + stage.window[0] - 1
-        horizontal = cols[:, None] - cols[None, :] + stage.window[1] - 1
-        return cls(table, vertical * (2 * stage.window[1] - 1) + horizontal)
+        vertical = rows[:, None] - rows[None, :] + window[0] - 1
+        horizontal = cols[:, None] - cols[None, :] + window[1] - 1
+        return cls(table, vertical * (2 * window[1] - 1) + horizontal)
+
+
+@lru_cache(maxsize=32)
+def _kept(window: Pair, spans: Pair, device: torch.device) -> Offsets:
+    with torch.inference_mode(False):  # or a later training step could not use them
+        return Offsets.compute(window, spans, device)
 
 
 class Mlp(nn.Module):
@@ -235,7 +248,7 @@ class SwinV2(nn.Module):
         stages = self.config.stages(int(x.shape[2]), int(x.shape[3]))
         x = self.patch_embed(x)
         for layer, stage in zip(self.layers, stages, strict=True):
-            run = partial(self._blocks, layer, stage, Offsets.of(stage, x.device))  # type: ignore[arg-type]
+            run = partial(self._blocks, layer, stage, Offsets.of(stage, x))  # type: ignore[arg-type]
             x = in_parts(run, x, stage)
             yield x
             x = layer.downsample(x) if layer.downsample is not None else x  # type: ignore[operator]

@@ -23,7 +23,10 @@ def derive(config: SwinV2Config) -> State:
     """Under official names, in official shapes; for square windows."""
     state: State = {}
     for stage in config.stages(*config.image_size):
-        offsets, side = Offsets.of(stage, torch.device("cpu")), 2 * stage.window[0] - 1
+        offsets, side = (
+            Offsets.compute(stage.window, stage.span, torch.device("cpu")),
+            2 * stage.window[0] - 1,
+        )
         for block in range(stage.depth):
             name = f"layers.{stage.index}.blocks.{block}"
             state[f"{name}.attn.relative_coords_table"] = offsets.table.view(1, side, side, 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swinv2.config import Pair
-from swinv2.ops.windows import padded, partition, reverse, unit_qkv, with_mask
+from swinv2.ops.windows import padded, partition, reverse, unit, with_mask
 
 CACHED_SCORES = 1 << 20  # 4 MB in float32
 
@@ -37,7 +37,8 @@ def attend(
 
 def _attend(qkv: Tensor, logit_scale: Tensor, added: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
     size: Pair = (qkv.shape[1], qkv.shape[2])
-    q, k, v = unit_qkv(partition(qkv, heads, window, shift), logit_scale, qkv.dtype)  # each B n h N d
+    qk, v = partition(qkv, heads, window, shift)
+    q, k = unit(qk, logit_scale, qkv.dtype)  # each B n h N d, as v
     logits = q @ k.transpose(-2, -1)  # B n h N N
     logits = logits + added if logits.requires_grad else logits.add_(added)
     return reverse(logits.softmax(-1) @ v, size, window, shift)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swinv2.config import Pair
-from swinv2.ops.windows import partition, reverse, unit_qkv, with_mask
+from swinv2.ops.windows import partition, reverse, unit, with_mask
 
 
 def unsupported(qkv: Tensor, *, heads: int, window: Pair, shift: Pair) -> str | None:
@@ -23,9 +23,9 @@ def attend(
 ) -> Tensor:
     size: Pair = (qkv.shape[1], qkv.shape[2])
     added = with_mask(bias, size, window, shift)
-    x = partition(qkv, heads, window, shift)  # 3 B n h N d
-    _, B, n, h, N, d = x.shape
-    q, k, v = unit_qkv(x, logit_scale, qkv.dtype)
+    qk, v = partition(qkv, heads, window, shift)
+    q, k = unit(qk, logit_scale, qkv.dtype)  # each B n h N d, as v
+    B, n, h, N, d = v.shape
     if added.ndim == 4:
         added = added.reshape(1, n * h, N, N)
         q, k, v = (t.reshape(B, n * h, N, d) for t in (q, k, v))

@@ -29,8 +29,8 @@ def pad(qkv: Tensor, window: Pair) -> Tensor:
 
 
 # B batch, n = nh*nw windows, M window, N = Mh*Mw tokens, h heads, d head dim, C = h*d
-def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
-    """[B, H, W, 3C] -> a fresh [3, B, n, h, N, d] of q, k, v, in at least float32, padded and shifted."""
+def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> tuple[Tensor, Tensor]:
+    """[B, H, W, 3C] -> q and k as a fresh [2, B, n, h, N, d] in at least float32, and v, padded and shifted."""
     x = pad(qkv, window)
     if shift != (0, 0):
         x = x.roll((-shift[0], -shift[1]), (1, 2))
@@ -40,10 +40,9 @@ def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> Tensor:
         5, 0, 1, 3, 6, 2, 4, 7
     )  # 3 B nh nw h Mh Mw d
     wide = torch.promote_types(x.dtype, torch.float32)
-    x = x.to(
-        wide, memory_format=torch.contiguous_format, copy=True
-    )  # one pass for the order and the precision
-    return x.view(3, B, (H // Mh) * (W // Mw), heads, Mh * Mw, d)
+    qk = x[:2].to(wide, memory_format=torch.contiguous_format, copy=True)  # one pass for order and precision
+    shape = (B, (H // Mh) * (W // Mw), heads, Mh * Mw, d)
+    return qk.view(2, *shape), x[2].reshape(shape)
 
 
 def reverse(out: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:
@@ -57,19 +56,18 @@ def reverse(out: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:
     return x[:, : size[0], : size[1]]
 
 
-def unit_qkv(x: Tensor, logit_scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """[3, B, n, h, N, d] -> unit q times exp(min(logit_scale, ln 100)), unit k, and v, in dtype.
+def unit(qk: Tensor, logit_scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[2, B, n, h, N, d] -> unit q times exp(min(logit_scale, ln 100)) and unit k, in dtype.
 
-    Norms and scale are computed in x's precision. Without gradients x is overwritten.
+    Norms and scale are computed in qk's precision. Without gradients qk is overwritten.
     """
-    scale = logit_scale.to(x.dtype).clamp(max=MAX_LOGIT_SCALE).exp()  # h 1 1; the clamp comes first
-    inverse = torch.linalg.vector_norm(x[:2], dim=-1, keepdim=True).clamp_min(NORM_FLOOR).reciprocal()
+    scale = logit_scale.to(qk.dtype).clamp(max=MAX_LOGIT_SCALE).exp()  # h 1 1; the clamp comes first
+    inverse = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(NORM_FLOOR).reciprocal()
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return (x[0] * (inverse[0] * scale)).to(dtype), (x[1] * inverse[1]).to(dtype), x[2].to(dtype)
+        return (qk[0] * (inverse[0] * scale)).to(dtype), (qk[1] * inverse[1]).to(dtype)
     inverse[0].mul_(scale)
-    x[:2].mul_(inverse)
-    q, k, v = x.to(dtype)
-    return q, k, v
+    q, k = qk.mul_(inverse).to(dtype)
+    return q, k
 
 
 def with_mask(bias: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:
