@@ -2,8 +2,8 @@
 
     make demo && python benchmarks/cold_start.py
 
-`swinv2 --help` (goal: under 0.3 s, without torch) and `swinv2 predict` of one picture with the demo's model (goal: under
-3 s, torch included). Medians of whole processes, one warm-up.
+`swinv2 --help` (goal: under 0.3 s, without torch) and `swinv2 predict` of one picture with the demo's model
+(goal: under 3 s, torch included). Medians of whole processes, one warm-up.
 """
 
 from __future__ import annotations

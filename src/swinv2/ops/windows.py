@@ -32,8 +32,7 @@ def pad(qkv: Tensor, window: Pair) -> Tensor:
 def partition(qkv: Tensor, heads: int, window: Pair, shift: Pair) -> tuple[Tensor, Tensor]:
     """[B, H, W, 3C] -> q and k as a fresh [2, B, n, h, N, d] in at least float32, and v, padded and shifted."""
     x = pad(qkv, window)
-    if shift != (0, 0):
-        x = x.roll((-shift[0], -shift[1]), (1, 2))
+    x = rolled(x, (-shift[0], -shift[1]))
     B, H, W, C3 = x.shape
     (Mh, Mw), d = window, C3 // 3 // heads
     x = x.view(B, H // Mh, Mh, W // Mw, Mw, 3, heads, d).permute(
@@ -51,9 +50,27 @@ def reverse(out: Tensor, size: Pair, window: Pair, shift: Pair) -> Tensor:
     (rows, cols), (Mh, Mw) = padded(size, window), window
     x = out.view(B, rows // Mh, cols // Mw, heads, Mh, Mw, d)
     x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, rows, cols, heads * d)  # B rows cols C
-    if shift != (0, 0):
-        x = x.roll(shift, (1, 2))
-    return x[:, : size[0], : size[1]]
+    return rolled(x, shift)[:, : size[0], : size[1]]
+
+
+def rolled(x: Tensor, shift: Pair) -> Tensor:
+    """[B, H, W, C] moved down and right by shift, wrapping around. torch.roll copies once an axis; this once."""
+    if shift == (0, 0):
+        return x
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x.roll(shift, (1, 2))
+    out = torch.empty_like(x)
+    (top, bottom), (left, right) = (_halves(side, by) for side, by in zip(x.shape[1:3], shift, strict=True))
+    for to_row, from_row in (top, bottom):
+        for to_col, from_col in (left, right):
+            out[:, to_row, to_col] = x[:, from_row, from_col]
+    return out
+
+
+def _halves(side: int, by: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Along one axis: (to, from) of what wraps around and of what does not."""
+    by %= side
+    return (slice(0, by), slice(side - by, side)), (slice(by, side), slice(0, side - by))
 
 
 def unit(qk: Tensor, logit_scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
