@@ -127,7 +127,8 @@ class FoldedPatchEmbed(nn.Module):
         super().__init__()
         proj = embed.proj
         self.proj = nn.Conv2d(proj.in_channels, proj.out_channels, embed.patch, embed.patch, device="meta")
-        self.proj.weight, self.proj.bias = _copy(proj.weight), _copy(proj.bias)  # type: ignore[arg-type]
+        weight = proj.weight.contiguous(memory_format=torch.channels_last)  # and so is the result: no copy after it
+        self.proj.weight, self.proj.bias = _copy(weight), _copy(proj.bias)  # type: ignore[arg-type]
         self.norm = _norm(embed.norm)
 
     def forward(self, x: Tensor) -> Tensor:

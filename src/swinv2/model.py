@@ -47,7 +47,8 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(pad_to_multiple(x, self.patch)).permute(0, 2, 3, 1))
+        x = pad_to_multiple(x, self.patch).contiguous(memory_format=torch.channels_last)
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))  # B H W C as it lies in memory: no transposed copy
 
 
 def pad_to_multiple(x: Tensor, side: int) -> Tensor:
