@@ -34,13 +34,14 @@ def test_the_graph_has_no_breaks(shallow, size):
 
 
 def test_training_compiles_too(shallow):
-    model, x = shallow.train(), torch.randn(2, 3, 64, 64)
+    # In float64, where both compute the same products; in float32 eager takes other ones on a CPU (linear.py).
+    model, x = shallow.double().train(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     model(x).square().sum().backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     torch.compile(model, fullgraph=True, backend="aot_eager")(x).square().sum().backward()
     for got, want in zip((p.grad for p in model.parameters()), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 def test_changing_batches_do_not_compile_again_and_again(shallow):
@@ -62,9 +63,9 @@ def test_inductor_gives_the_same_logits(shallow):
         )
 
 
-@pytest.mark.parametrize("what", ["model", "folded", "folded pointwise"])
+@pytest.mark.parametrize("what", ["model", "folded"])
 def test_export_with_a_dynamic_batch(shallow, what):
-    module = shallow if what == "model" else fold(shallow, pointwise="pointwise" in what)
+    module = shallow if what == "model" else fold(shallow)
     batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad():
         program = torch.export.export(module, (torch.randn(2, 3, 64, 64),), dynamic_shapes=({0: batch},))

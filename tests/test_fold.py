@@ -8,17 +8,16 @@ from conftest import SMALL, randomized
 
 from swinv2 import model
 from swinv2.config import SwinV2Config
-from swinv2.fold import FoldedBlock, PointwiseLinear, fold
+from swinv2.fold import FoldedBlock, fold
 from swinv2.model import Block, SwinV2
 
 
-@pytest.mark.parametrize("pointwise", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (50, 70), (32, 32), (33, 200)])
-def test_logits_agree_to_rounding(small, size, pointwise):
+def test_logits_agree_to_rounding(small, size):
     x = torch.randn(3, 3, *size)
     with torch.inference_mode():
         expected = small(x)
-        out = fold(small, image_size=size, pointwise=pointwise)(x)
+        out = fold(small, image_size=size)(x)
     assert (out - expected).abs().max() <= 2e-6 * expected.abs().max()
 
 
@@ -41,7 +40,7 @@ def test_constants_replace_what_produced_them(small):
 
 def test_nothing_but_plain_arithmetic_runs(small):
     """The graph of a folded model holds no sigmoid, log2 or index of the position bias, and no mask arithmetic."""
-    program = torch.export.export(fold(small, pointwise=False), (torch.randn(1, 3, 64, 64),))
+    program = torch.export.export(fold(small), (torch.randn(1, 3, 64, 64),))
     ops = {node.target.__name__.split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
     assert not ops & {"sigmoid", "log2", "index", "arange", "where", "ne", "meshgrid"}, ops
     assert "scaled_dot_product_attention" in ops
@@ -76,11 +75,6 @@ def test_giants_extra_norms_are_folded():
 def test_another_size_is_one_sentence(small):
     with pytest.raises(ValueError, match=r"takes \[batch, 3, 64, 64\]; fold\(model, image_size=...\)"):
         fold(small)(torch.randn(1, 3, 96, 96))
-
-
-def test_float32_on_a_cpu_uses_the_fast_product(small):
-    assert any(isinstance(m, PointwiseLinear) for m in fold(small).modules())
-    assert not any(isinstance(m, PointwiseLinear) for m in fold(small, dtype=torch.float64).modules())
 
 
 def test_a_model_without_head_folds():

@@ -61,10 +61,11 @@ def test_every_fast_back_end_is_official(backend):
         assert error(model(torch.from_numpy(image(256)).double()), golden) <= 1e-9
 
 
-@pytest.mark.parametrize("pointwise", [False, True])
+@pytest.mark.parametrize("convolution", [False, True])
 @pytest.mark.parametrize("name", GOLDENS)
-def test_folded_logits_are_official(name, pointwise):
+def test_folded_logits_are_official(name, convolution, monkeypatch):
+    monkeypatch.setattr("swinv2.linear.prefers_convolution", lambda x: convolution)
     golden = GOLDENS[name]
-    folded = fold(official(name, torch.float32), pointwise=pointwise)
+    folded = fold(official(name, torch.float32))
     with torch.inference_mode():
         assert error(folded(torch.from_numpy(image(golden["img"]))), golden) <= TOLERANCE[torch.float32]

@@ -12,7 +12,7 @@ from torch import nn
 
 from swinv2.config import VARIANTS, SwinV2Config, published
 from swinv2.counts import parameter_shapes, parameters
-from swinv2.model import Offsets, PatchMerging, SwinV2, _kept, create_model, drop_path, merge_patches
+from swinv2.model import Offsets, PatchMerging, SwinV2, _kept, add_branch, create_model, merge_patches
 
 BUILDABLE = [name for name in VARIANTS if "huge" not in name and "giant" not in name]
 
@@ -84,10 +84,14 @@ def test_drop_path_rises_linearly_and_keeps_the_mean():
     rates = [block.drop_path for block in model.blocks()]
     assert rates == pytest.approx([0.2 * i / 11 for i in range(12)], abs=1e-7)
     torch.manual_seed(0)
-    dropped = drop_path(torch.ones(20000, 1, 1, 2), 0.3, training=True)
+    dropped = add_branch(torch.zeros(20000, 1, 1, 2), torch.ones(20000, 1, 1, 2), 0.3)
     assert dropped.mean().item() == pytest.approx(1, abs=0.03)
     assert ((dropped[..., 0] == 0) == (dropped[..., 1] == 0)).all()  # whole samples
-    assert torch.equal(drop_path(torch.ones(3), 0.3, training=False), torch.ones(3))
+    x, branch = torch.randn(2, 3, 2, 2, 4).unbind()
+    assert torch.equal(add_branch(x, branch, 0), x + branch)
+    keep = torch.tensor([0.0, 1.25, 0.0])
+    assert torch.equal(add_branch(x, branch, 0.2, keep)[0], x[0])
+    torch.testing.assert_close(add_branch(x, branch, 0.2, keep)[1], x[1] + 1.25 * branch[1])
 
 
 # -- the position bias ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2.config import Pair, Stage, pair
+from swinv2.linear import Linear
 from swinv2.model import (
     Block,
     Offsets,
@@ -29,8 +30,6 @@ from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
 
-HALF_PRECISION_ROWS = 2048  # from where a convolution is faster than a product in bfloat16 (docs/log.md)
-
 make_callable(__name__)  # swinv2.fold is this module and the function in it
 
 
@@ -39,7 +38,6 @@ def fold(
     *,
     image_size: int | Pair | None = None,
     dtype: torch.dtype | None = None,
-    pointwise: bool | None = None,
 ) -> FoldedSwinV2:
     """An inference module with the model's weights and its constants for one image size.
 
@@ -47,36 +45,14 @@ def fold(
         image_size: pixels, one number or (height, width); default: that of the model's preprocessing, or config.
         dtype: of weights and activations; logit scale and position bias stay in float32 (float64 for float64).
             Default: the model's.
-        pointwise: compute linear layers as 1x1 convolutions. Same result; on a CPU in float32 about twice as
-            fast, in bfloat16 a little (docs/log.md). Default: there only. Exporters give False.
 
     The model is not changed, and shares no storage with the result.
     """
     if image_size is None:
         image_size = model.record.preprocess.size if model.record else model.config.image_size
     dtype = dtype or model.norm.weight.dtype
-    device = model.norm.weight.device
-    if pointwise is None:
-        pointwise = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     with torch.no_grad():
-        return FoldedSwinV2(model, pair(image_size), dtype, pointwise).eval().requires_grad_(False)
-
-
-class PointwiseLinear(nn.Linear):
-    """A linear layer over the last axis, computed as a 1x1 convolution in channels-last where that is faster.
-
-    PyTorch's float32 product goes to a library that uses half of the vector width of some CPUs; its convolution
-    goes to oneDNN, which does not. In half precision both go there, and the convolution gains with many rows only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 and x.numel() < HALF_PRECISION_ROWS * self.in_features:
-            return super().forward(x)
-        rows = x.reshape(1, -1, 1, self.in_features).permute(
-            0, 3, 1, 2
-        )  # 1 C rows 1, channels last in memory
-        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
-        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+        return FoldedSwinV2(model, pair(image_size), dtype).eval().requires_grad_(False)
 
 
 class FoldedBlock(nn.Module):
@@ -85,14 +61,14 @@ class FoldedBlock(nn.Module):
     logit_scale: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block, stage: Stage, offsets: Offsets, linear: type[nn.Linear]):
+    def __init__(self, block: Block, stage: Stage, offsets: Offsets):
         super().__init__()
         attn, self.heads = block.attn, stage.heads
         self.window, self.shift = stage.window, stage.shift_of(block.index)
-        self.qkv = _linear(linear, attn.qkv.weight, attn.qkv_bias())
-        self.proj = _linear(linear, attn.proj.weight, attn.proj.bias)
-        self.fc1 = _linear(linear, block.mlp.fc1.weight, block.mlp.fc1.bias)
-        self.fc2 = _linear(linear, block.mlp.fc2.weight, block.mlp.fc2.bias)
+        self.qkv = _linear(attn.qkv.weight, attn.qkv_bias())
+        self.proj = _linear(attn.proj.weight, attn.proj.bias)
+        self.fc1 = _linear(block.mlp.fc1.weight, block.mlp.fc1.bias)
+        self.fc2 = _linear(block.mlp.fc2.weight, block.mlp.fc2.bias)
         self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
         self.norm3 = None if block.norm3 is None else _norm(block.norm3)
         bias = attn.position_bias(offsets)
@@ -113,9 +89,9 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedMerging(nn.Module):
-    def __init__(self, merging: PatchMerging, linear: type[nn.Linear]):
+    def __init__(self, merging: PatchMerging):
         super().__init__()
-        self.reduction = _linear(linear, merging.reduction.weight, None)
+        self.reduction = _linear(merging.reduction.weight, None)
         self.norm = _norm(merging.norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,7 +103,9 @@ class FoldedPatchEmbed(nn.Module):
         super().__init__()
         proj = embed.proj
         self.proj = nn.Conv2d(proj.in_channels, proj.out_channels, embed.patch, embed.patch, device="meta")
-        weight = proj.weight.contiguous(memory_format=torch.channels_last)  # and so is the result: no copy after it
+        weight = proj.weight.contiguous(
+            memory_format=torch.channels_last
+        )  # so is its result: no copy after it
         self.proj.weight, self.proj.bias = _copy(weight), _copy(proj.bias)  # type: ignore[arg-type]
         self.norm = _norm(embed.norm)
 
@@ -149,23 +127,20 @@ class FoldedStage(nn.Sequential):
 class FoldedSwinV2(nn.Module):
     """The network for one image size: [B, in_chans, height, width] -> logits [B, num_classes]; made by fold()."""
 
-    def __init__(self, model: SwinV2, image_size: Pair, dtype: torch.dtype, pointwise: bool):
+    def __init__(self, model: SwinV2, image_size: Pair, dtype: torch.dtype):
         super().__init__()
         self.config, self.record, self.image_size = model.config, model.record, image_size
-        linear = PointwiseLinear if pointwise else nn.Linear
         self.stages = nn.ModuleList()
         for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
             offsets = Offsets.of(stage, model.norm.weight.detach())
             parts: list[nn.Module] = [FoldedPatchEmbed(model.patch_embed)] if stage.index == 0 else []
-            parts += [FoldedBlock(block, stage, offsets, linear) for block in layer.blocks]  # type: ignore[union-attr]
+            parts += [FoldedBlock(block, stage, offsets) for block in layer.blocks]  # type: ignore[union-attr]
             if layer.downsample is not None:
-                parts.append(FoldedMerging(layer.downsample, linear))  # type: ignore[arg-type]
+                parts.append(FoldedMerging(layer.downsample))  # type: ignore[arg-type]
             self.stages.append(FoldedStage(stage, *parts))
         self.norm = _norm(model.norm)
         head = model.head
-        self.head = (
-            _linear(nn.Linear, head.weight, head.bias) if isinstance(head, nn.Linear) else nn.Identity()
-        )
+        self.head = _linear(head.weight, head.bias) if isinstance(head, nn.Linear) else nn.Identity()
         self._cast(dtype)
 
     def _cast(self, dtype: torch.dtype) -> None:
@@ -188,8 +163,8 @@ def _copy(parameter: Tensor) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone())
 
 
-def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+def _linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    layer = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = _copy(weight)
     if bias is not None:
         layer.bias = _copy(bias)

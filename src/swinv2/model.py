@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from swinv2.artifact import Record
 from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
+from swinv2.linear import Linear, linear
 from swinv2.ops import window_attention
 
 CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
@@ -67,10 +68,10 @@ class WindowAttention(nn.Module):
         self.cpb_mlp = nn.Sequential(
             nn.Linear(2, CPB_HIDDEN), nn.ReLU(), nn.Linear(CPB_HIDDEN, stage.heads, bias=False)
         )
-        self.qkv = nn.Linear(stage.dim, 3 * stage.dim, bias=False)
+        self.qkv = Linear(stage.dim, 3 * stage.dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(stage.dim))  # there is no k bias
         self.v_bias = nn.Parameter(torch.zeros(stage.dim))
-        self.proj = nn.Linear(stage.dim, stage.dim)
+        self.proj = Linear(stage.dim, stage.dim)
 
     def qkv_bias(self) -> Tensor:
         """[3C]: the learned q and v parts around zeros for k."""
@@ -80,13 +81,13 @@ class WindowAttention(nn.Module):
         """[h, N, N] in [0, 16], float32 or wider; computed from the offsets of this window."""
         table = self.cpb_mlp(offsets.table.to(self.qkv.weight.dtype))  # offsets h
         table = 16 * torch.sigmoid(table.to(torch.promote_types(table.dtype, torch.float32)))
-        bias = table[offsets.rows.flatten()].view(*offsets.rows.shape, self.heads)  # N N h
+        bias = table.index_select(0, offsets.rows.flatten()).view(*offsets.rows.shape, self.heads)  # N N h
         return bias.permute(
             2, 0, 1
         ).contiguous()  # added to every window: a strided sum took as long as the products
 
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, shift: Pair, backend: str | None) -> Tensor:
-        qkv = F.linear(x, self.qkv.weight, self.qkv_bias())
+        qkv = linear(x, self.qkv.weight, self.qkv_bias())
         bias = self.position_bias(offsets)
         x = window_attention(
             qkv, self.logit_scale, bias, heads=self.heads, window=stage.window, shift=shift, backend=backend
@@ -134,19 +135,25 @@ def _kept(window: Pair, spans: Pair, device: torch.device) -> Offsets:
 class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised after it and then added (residual post-norm, section 3.2)."""
+    """Attention and MLP, each normalised after it and then added (residual post-norm, section 3.2).
+
+    Attributes:
+        keep: [2, B], drawn before the forward pass: what each of the two branches is multiplied with in training.
+            None draws here.
+    """
 
     def __init__(self, stage: Stage, index: int, config: SwinV2Config, drop_path: float):
         super().__init__()
         self.index, self.drop_path = index, drop_path
+        self.keep: Tensor | None = None
         self.attn = WindowAttention(stage)
         self.norm1 = nn.LayerNorm(stage.dim)
         self.mlp = Mlp(stage.dim, int(stage.dim * config.mlp_ratio))
@@ -155,17 +162,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, backend: str | None = None) -> Tensor:
         attended = self.attn(x, stage, offsets, stage.shift_of(self.index), backend)
-        x = x + drop_path(self.norm1(attended), self.drop_path, self.training)
-        x = x + drop_path(self.norm2(self.mlp(x)), self.drop_path, self.training)
+        first, second = (None, None) if self.keep is None else self.keep
+        x = add_branch(x, self.norm1(attended), self.drop_path if self.training else 0, first)
+        x = add_branch(x, self.norm2(self.mlp(x)), self.drop_path if self.training else 0, second)
         return x if self.norm3 is None else self.norm3(x)
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Leave whole samples of a residual branch out, and scale the others up (stochastic depth)."""
-    if not training or rate == 0:
-        return x
-    keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
-    return x * keep.div_(1 - rate)
+def add_branch(x: Tensor, branch: Tensor, rate: float, keep: Tensor | None = None) -> Tensor:
+    """x + branch, leaving the branch out of whole samples and scaling it up in the others (stochastic depth).
+
+    Args:
+        x, branch: [B, H, W, C].
+        rate: share of the samples that go without.
+        keep: [B], 0 or 1 / (1 - rate), where it is drawn already.
+    """
+    if rate == 0:
+        return x + branch
+    if keep is None:
+        keep = branch.new_empty(branch.shape[0]).bernoulli_(1 - rate).div_(1 - rate)
+    return torch.addcmul(x, branch, keep.to(branch.dtype).view(-1, 1, 1, 1))
 
 
 class PatchMerging(nn.Module):
@@ -173,7 +188,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(2 * dim)  # after the reduction; V1 had it before
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,6 +251,13 @@ class SwinV2(nn.Module):
         for layer in self.layers:
             yield from layer.blocks  # type: ignore[misc]
 
+    def set_drop_path(self, rate: float) -> None:
+        """Another rate: 0 in the first block, rising to this in the last."""
+        self.config = replace(self.config, drop_path=rate)
+        rates = torch.linspace(0, rate, sum(self.config.depths), device="cpu").tolist()
+        for block, rate in zip(self.blocks(), rates, strict=True):
+            block.drop_path = rate
+
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """[B, H, W, C] of every stage, before its patch merging.
 
@@ -247,7 +269,10 @@ class SwinV2(nn.Module):
                 f"images have shape {list(x.shape)}; this model takes [batch, {self.config.in_chans}, height, width]"
             )
         stages = self.config.stages(int(x.shape[2]), int(x.shape[3]))
-        x = self.patch_embed(x)
+        yield from self.through_stages(self.patch_embed(x), stages)
+
+    def through_stages(self, x: Tensor, stages: tuple[Stage, ...]) -> Iterator[Tensor]:
+        """stage_outputs() of tokens [B, H/4, W/4, C] that are embedded already."""
         for layer, stage in zip(self.layers, stages, strict=True):
             run = partial(self._blocks, layer, stage, Offsets.of(stage, x))  # type: ignore[arg-type]
             x = in_parts(run, x, stage)

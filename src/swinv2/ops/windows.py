@@ -79,9 +79,13 @@ def unit(qk: Tensor, logit_scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     Norms and scale are computed in qk's precision. Without gradients qk is overwritten.
     """
     scale = logit_scale.to(qk.dtype).clamp(max=MAX_LOGIT_SCALE).exp()  # h 1 1; the clamp comes first
-    inverse = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(NORM_FLOOR).reciprocal()
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return (qk[0] * (inverse[0] * scale)).to(dtype), (qk[1] * inverse[1]).to(dtype)
+        q, k = qk.unbind()  # a sum of squares has half of the passes of a norm on the way back
+        q_inverse, k_inverse = (
+            (t * t).sum(-1, keepdim=True).clamp_min(NORM_FLOOR**2).rsqrt() for t in (q, k)
+        )
+        return (q * (q_inverse * scale)).to(dtype), (k * k_inverse).to(dtype)
+    inverse = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(NORM_FLOOR).reciprocal()
     inverse[0].mul_(scale)
     q, k = qk.mul_(inverse).to(dtype)
     return q, k

@@ -30,10 +30,9 @@ class TorchSession(Session):
         if why := unsupported(device, precision):
             raise ValueError(why)
         self.record, self.precision = model.record, precision
-        self.device = _device() if device == "auto" else device
+        self.device = fastest_device() if device == "auto" else device
         size, dtype = self.record.preprocess.size, _DTYPES[precision]
-        pointwise = None if self.device == "cpu" else False  # fold() sees only where it is now
-        self._network = fold(model, image_size=size, dtype=dtype, pointwise=pointwise).to(self.device)
+        self._network = fold(model, image_size=size, dtype=dtype).to(self.device)
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -74,7 +73,8 @@ def unsupported(device: str, precision: str) -> str | None:
     return None
 
 
-def _device() -> str:
+def fastest_device() -> str:
+    """What device "auto" means here."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
