@@ -1,6 +1,6 @@
-"""Data sets written as image folders, so that a demo goes the way of a person's own pictures.
+"""Handwritten digits as an image folder, so that a demo goes the way of a person's own pictures.
 
-digits: the 1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn (UCI "Optical Recognition
+The 1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn (UCI "Optical Recognition
 of Handwritten Digits", CC BY 4.0). Nothing is downloaded. Each is enlarged to 32 x 32 (bicubic) and saved as
 a grey PNG.
 """
@@ -11,25 +11,13 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from swinv2.data.folder import DataError, ImageFolder, divide
+from swinv2.data.prepared import NOTE, Prepared, holds
+from swinv2.data.split import DataError, Split, divide
 from swinv2.extras import require
 
 DIGITS_SIDE = 32  # pixels: one window of 8 x 8 tokens in the first stage
-_NOTE = "dataset.json"  # written last; its presence says that the folder is complete
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What lies in the folder now, and whether this call wrote it."""
-
-    root: Path
-    images: int
-    classes: tuple[str, ...]
-    samples: tuple[Path, ...]
-    is_new: bool
 
 
 def digits(folder: str | os.PathLike) -> Prepared:
@@ -46,7 +34,7 @@ def digits(folder: str | os.PathLike) -> Prepared:
     """
     root = Path(folder)
     note = {"dataset": "digits", "version": 1, "side": DIGITS_SIDE}
-    if _holds(root, note):
+    if holds(root, note):
         return _described(root, is_new=False)
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         raise DataError(f"{root} holds something else; give a folder that is empty or does not exist yet")
@@ -54,7 +42,7 @@ def digits(folder: str | os.PathLike) -> Prepared:
     part = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
     try:
         _write_digits(part)
-        (part / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
+        (part / NOTE).write_text(json.dumps(note, indent=2) + "\n")
         part.chmod(0o755)  # mkdtemp makes it private
         if root.is_dir():
             root.rmdir()
@@ -73,33 +61,23 @@ def _write_digits(root: Path) -> None:
     pictures = [np.rint(grey * (255 / 16)).astype(np.uint8) for grey in bunch.images]  # values 0..16
     names = [f"digit-{target}" for target in bunch.target]
     classes = tuple(sorted(set(names)))
-    whole = ImageFolder(
+    whole = Split(
         root, "all", classes,
-        paths=tuple(root / name / f"{i:04d}.png" for i, name in enumerate(names)),
+        names=tuple(f"{name}/{i:04d}.png" for i, name in enumerate(names)),
         labels=tuple(classes.index(name) for name in names),
     )  # fmt: skip
     for part in divide(whole):
-        for path, label in zip(part.paths, part.labels, strict=True):
-            target = root / part.split / classes[label] / path.name
+        for name in part.names:
+            target = root / part.split / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(pictures[int(path.stem)])
+            image = Image.fromarray(pictures[int(target.stem)])
             image.resize((DIGITS_SIDE, DIGITS_SIDE), Image.Resampling.BICUBIC).save(target)
     (root / "samples").mkdir()
     for name in classes:
         shutil.copyfile(min((root / "val" / name).iterdir()), root / "samples" / f"{name}.png")
 
 
-def _holds(root: Path, note: dict) -> bool:
-    try:
-        return json.loads((root / _NOTE).read_text()) == note
-    except (OSError, ValueError):
-        return False
-
-
 def _described(root: Path, *, is_new: bool) -> Prepared:
     images = sum(1 for split in ("train", "val") for _ in (root / split).glob("*/*.png"))
     classes = tuple(sorted(p.name for p in (root / "train").iterdir()))
-    return Prepared(root, images, classes, tuple(sorted((root / "samples").iterdir())), is_new)
-
-
-DATASETS = {"digits": digits}
+    return Prepared(root, images, classes, is_new, tuple(sorted((root / "samples").iterdir())))
