@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +16,20 @@ import pytest
 import torch
 from conftest import randomized
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
 from training import COLOURS, SPECK, write_pictures, write_split
 
 from swinv2 import artifact
 from swinv2.artifact import Record
 from swinv2.cli import main
-from swinv2.data.folder import DataError, read_split, read_training
+from swinv2.data import DataError, read_split, read_training
 from swinv2.evaluate import evaluate, match_classes
 from swinv2.metrics import Tally
 from swinv2.model import SwinV2
@@ -91,6 +101,13 @@ def test_no_figure_depends_on_the_batch(photos, plain, batch_size):
     np.testing.assert_allclose(measured.scores, shares.max(1) / shares.sum(1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_no_figure_depends_on_the_workers(photos, plain, workers):
+    measured = evaluate(model_of(SEVEN), photos, batch_size=4, workers=workers).measured
+    assert np.array_equal(measured.indices, np.arange(23))
+    assert np.array_equal(measured.predictions, plain[1].argmax(1))
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
 def test_top_5_is_clamped_to_the_classes(photos, count):
     names = ("blue", "green", "red", "x", "y", "z")[:count]
@@ -141,9 +158,7 @@ def test_folders_named_by_synset_are_matched_by_synset(photos):
 
 
 def test_a_class_that_the_model_does_not_know_is_named(photos):
-    with pytest.raises(
-        DataError, match=r"no class of the model: green, red; its classes are blue, cyan, teal"
-    ):
+    with pytest.raises(DataError, match=r"none of the model's: green, red; the model's are blue, cyan, teal"):
         evaluate(model_of(("blue", "cyan", "teal")), photos)
 
 
@@ -158,7 +173,7 @@ def test_unnamed_classes_need_as_many_folders(photos):
     assert evaluate(model, photos).measured.classes == ("class 0", "class 1", "class 2")
     model = randomized(SwinV2(replace(SPECK, num_classes=4))).eval()
     model.record = Record(model.config, PREPROCESS)
-    with pytest.raises(DataError, match=r"4 classes without names and .* has 3 folders"):
+    with pytest.raises(DataError, match=r"4 classes without names and .* has 3;"):
         evaluate(model, photos)
 
 
@@ -171,6 +186,47 @@ def test_an_unreadable_picture_stops_the_evaluation_and_is_named(tmp_path):
     broken.write_bytes(broken.read_bytes()[:70])
     with pytest.raises(DataError, match=r"green/1\.png.*nothing is measured without it"):
         evaluate(model_of(tuple(COLOURS)), tmp_path)
+
+
+def with_a_broken_picture(root: Path) -> Path:
+    """Nine pictures in val, of which green/1.png is cut off."""
+    write_pictures(root / "val", 3)
+    broken = root / "val" / "green" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:70])
+    return root
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9])
+def test_an_unreadable_picture_counts_as_wrong_where_that_is_asked_for(tmp_path, batch_size):
+    model = model_of(tuple(COLOURS))
+    write_pictures(tmp_path / "whole" / "val", 3)
+    whole = evaluate(model, tmp_path / "whole").measured
+    result = evaluate(
+        model, with_a_broken_picture(tmp_path / "broken"), unreadable="wrong", batch_size=batch_size
+    )
+    measured = result.measured
+    assert [one.name for one in result.unreadable] == ["val/green/1.png"]
+    assert (measured.images, measured.unreadable) == (9, 1)
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert np.array_equal(measured.predictions[others], whole.predictions[others])
+    assert measured.correct == (whole.predictions == whole.labels)[others].sum()
+
+
+def test_where_no_picture_can_be_read_there_is_no_figure(tmp_path):
+    for path in write_pictures(tmp_path / "val", 2).rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"none of the 6 pictures can be read; the first: .*blue/0\.png is empty"
+    ):
+        evaluate(model_of(tuple(COLOURS)), tmp_path, unreadable="wrong")
+
+
+def test_answers_that_are_no_numbers_are_refused(photos):
+    model = model_of(SEVEN)
+    with torch.no_grad():
+        model.head.bias[2] = float("nan")
+    with pytest.raises(DataError, match=r"0\.png: the model's answer in fp32 is not finite"):
+        evaluate(model, photos)
 
 
 def test_a_part_can_be_chosen(tmp_path):
@@ -188,7 +244,7 @@ def test_an_undivided_folder_is_measured_whole_unless_the_model_was_trained_on_i
     stranger, trained = model_of(tuple(COLOURS)), model_of(tuple(COLOURS), provenance={"data": data})
     assert evaluate(stranger, tmp_path).measured.images == 30
     result = evaluate(trained, tmp_path)
-    assert (result.measured.images, result.folder.split, result.folder.paths) == (6, "val", held_out.paths)
+    assert (result.measured.images, result.split.split, result.split.names) == (6, "val", held_out.names)
     assert evaluate(trained, tmp_path, split="all").measured.images == 30
     write_pictures(tmp_path / "red", 9, classes=("more",))  # no longer the folder it was trained on
     assert evaluate(trained, tmp_path).measured.images == 39
@@ -243,6 +299,59 @@ def test_the_command_prints_a_table(photos, plain, saved, capsys):
     assert [line.split()[0] for line in said.splitlines()[2:5]] == ["blue", "green", "red"]
 
 
+def test_parquet_has_the_rows_of_the_table_with_types(photos, plain, saved, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with_a_broken_picture(tmp_path)
+    arguments = ["--output", str(tmp_path / "out"), "--parquet", "--unreadable", "wrong"]
+    assert main(["evaluate", str(saved), str(tmp_path), *arguments]) == 5
+    rows = parquet.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [row["file"] for row in table]
+    for row, text in zip(rows, table, strict=True):
+        assert row["correct"] is (text["correct"] == "1")
+        assert (row["label"], row["prediction"] or "") == (text["label"], text["prediction"])
+        if text["file"] == "val/green/1.png":
+            assert (row["prediction"], row["loss"], row["class_ids"]) == (None, None, None)
+        else:
+            assert SEVEN[row["class_ids"][0]] == row["prediction"]
+            assert sorted(row["scores"], reverse=True) == row["scores"]
+            assert row["loss"] == pytest.approx(float(text["loss"]))
+
+
+def test_pictures_of_several_classes_are_measured(tmp_path, capsys):
+    """Files, a table with a column of labels, thresholds of the model file: all through the command."""
+    names = ("blue", "green", "red")
+    write_pictures(tmp_path / "pictures", 4)
+    files = sorted((tmp_path / "pictures").rglob("*.png"))
+    labels = [("red",), ("red", "blue"), (), ("green",)] * 3
+    with open(tmp_path / "val.csv", "w") as table:
+        table.write("file,labels\n")
+        for path, those in zip(files, labels, strict=True):
+            table.write(f"{path.relative_to(tmp_path)},{';'.join(those)}\n")
+    model = model_of(names, provenance={"thresholds": [0.3, 0.5, 0.7]})
+    artifact.write(tmp_path / "model.safetensors", model.record, model.state_dict())
+    with torch.inference_mode():
+        logits = torch.cat([model(torch.from_numpy(PREPROCESS.load(path))[None]) for path in files])
+    scores = logits.double().sigmoid().numpy()
+    there = np.array([[name in those for name in names] for those in labels])
+    ap = 100 * np.mean([average_precision_score(there[:, c], scores[:, c]) for c in range(3)])
+    arguments = ["evaluate", str(tmp_path / "model.safetensors"), str(tmp_path / "val.csv"), "--json"]
+    for more, thresholds in (([], [0.3, 0.5, 0.7]), (["--threshold", "0.5"], [0.5] * 3)):
+        assert main([*arguments, *more]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["map"] == pytest.approx(ap)
+        assert printed["correct"] == ((scores >= thresholds) == there).all(1).sum()
+        assert [row["threshold"] for row in printed["per_class"]] == thresholds
+    output = tmp_path / "out"
+    assert main([*arguments[:-1], "--output", str(output), "--parquet"]) == 0
+    said = capsys.readouterr().out
+    assert f"mAP {ap:.2f} %" in said
+    with open(output / "predictions.csv", newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["red", "blue;red", "", "green"] * 3
+    assert not (output / "confusion.png").exists()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_other_precisions_measure_too(photos, saved, precision):
     assert evaluate(saved, photos, precision=precision).measured.images == 23
@@ -259,3 +368,44 @@ def test_mistakes_of_the_caller_are_one_line(photos, saved, tmp_path, capsys):
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def in_two_processes(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, "-m", "swinv2", "evaluate", *arguments], capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+
+
+def test_two_processes_count_what_one_counts(photos, saved, tmp_path):
+    """23 pictures: one process has one more than the other."""
+    assert main(["evaluate", str(saved), str(photos), "--output", str(tmp_path / "one")]) == 0
+    done = in_two_processes(
+        str(saved), str(photos), "--batch-size", "3", "--json", "--output", str(tmp_path / "two")
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)  # one document, by the first process
+    one = json.loads((tmp_path / "one" / "evaluation.json").read_text())
+    assert (one["processes"], printed["processes"]) == (1, 2)
+    assert printed["images"] == 23
+    for key in ("correct", "top1", "top5", "top5_correct", "top1_interval", "per_class"):
+        assert printed[key] == one[key]
+    for key in ("loss", "ece"):
+        assert printed[key] == pytest.approx(one[key], rel=1e-5)
+    tables = []
+    for folder in ("one", "two"):
+        with open(tmp_path / folder / "predictions.csv", newline="") as file:
+            tables.append([(row["file"], row["prediction"], row["correct"]) for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+def test_a_picture_that_one_process_cannot_read_ends_both(saved, tmp_path):
+    done = in_two_processes(str(saved), str(with_a_broken_picture(tmp_path)))
+    assert done.returncode != 0
+    assert "green/1.png" in done.stderr
+    assert "nothing is measured without it" in done.stderr
+    assert "top-1" not in done.stdout

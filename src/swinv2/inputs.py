@@ -33,6 +33,17 @@ class Input:
     open: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be answered; error is one sentence that names it."""
+
+    file: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"file": self.file, "error": self.error}
+
+
 def find(given: Any, *, urls: Urls = "public") -> Iterator[Input]:
     """The pictures meant by one input or by an iterable of them, in order.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from swinv2 import console
-from swinv2.inputs import Input, Urls, find, is_one
+from swinv2.inputs import Failure, Input, Urls, find, is_one
 from swinv2.runtimes import Session, open_session
 from swinv2.verbs import Exit, UsageError, make_callable
 
@@ -60,17 +60,6 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, as --json prints them."""
         return {"file": self.file, "predictions": [score.to_dict() for score in self.classes]}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that could not be answered; error is one sentence that names it."""
-
-    file: str
-    error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"file": self.file, "error": self.error}
 
 
 class Predictor:

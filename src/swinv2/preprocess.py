@@ -121,19 +121,34 @@ class Preprocess:
 
         refuse_size(image.size, "the image")
         sampling = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        height, width = self.size
         if self.resize == "squash":
-            return image.resize((width, height), sampling)
-        shorter, longer = sorted(image.size)
-        scaled = (self.resize_to, int(self.resize_to * longer / shorter))  # cut off, as torchvision does
-        resized = scaled if image.width <= image.height else scaled[::-1]
-        left, top = _centre(resized[0], width), _centre(resized[1], height)
-        box = (left, top, left + width, top + height)
-        if shorter < self.resize_to and resized[0] * resized[1] > WHOLE_PIXELS:
+            return image.resize(self.size[::-1], sampling)
+        resized, box = self._scaled(image.size)
+        if min(image.size) < self.resize_to and resized[0] * resized[1] > WHOLE_PIXELS:
             from swinv2.resample import resize_crop
 
             return resize_crop(image, resized, box, self.interpolation)
         return image.resize(resized, sampling).crop(box)
+
+    def _scaled(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """(width, height) of a picture after scaling its shorter side, and the crop in it."""
+        height, width = self.size
+        shorter, longer = sorted(size)
+        scaled = (self.resize_to, int(self.resize_to * longer / shorter))  # cut off, as torchvision does
+        resized = scaled if size[0] <= size[1] else scaled[::-1]
+        left, top = _centre(resized[0], width), _centre(resized[1], height)
+        return resized, (left, top, left + width, top + height)
+
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What a model sees of a picture of (width, height): left, top, right, bottom in the picture's pixels.
+
+        Beyond the picture's edges where the crop is larger than it.
+        """
+        if self.resize == "squash":
+            return 0.0, 0.0, float(size[0]), float(size[1])
+        resized, (left, top, right, bottom) = self._scaled(size)
+        across, down = size[0] / resized[0], size[1] / resized[1]
+        return left * across, top * down, right * across, bottom * down
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
