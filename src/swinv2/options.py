@@ -57,6 +57,11 @@ class Option:
         return self.type is bool
 
     @property
+    def is_switch(self) -> bool:
+        """A flag that also takes a value: bool | str."""
+        return bool in get_args(self.type)
+
+    @property
     def many(self) -> bool:
         """Several values: one after the other as an argument, the option repeated otherwise."""
         return get_origin(self.type) is list
@@ -168,6 +173,8 @@ class Command:
         if option.is_flag:
             return tokens.pop(0) if tokens and tokens[0] in ("true", "false") else "true"
         if not tokens or (tokens[0].startswith("--") and len(tokens[0]) > 2):
+            if option.is_switch:
+                return "true"
             raise UsageError(f"--{option.name} needs a value: {_allowed(option.type)}")
         return tokens.pop(0)
 
@@ -256,6 +263,8 @@ def _usage(option: Option) -> str:
 def _invocation(option: Option) -> str:
     if option.is_flag:
         return f"--{option.name}" + ("" if option.default is False else "={true,false}")
+    if option.is_switch:
+        return f"--{option.name} [{option.dest.upper()}]"
     return f"--{option.name} {option.metavar}"
 
 
@@ -276,7 +285,9 @@ def _metavar(kind: Any, name: str) -> str:
     if origin is Literal:
         return "{" + ",".join(map(str, inner)) + "}"
     if origin is tuple:
-        return ",".join(_metavar(k, name) for k in inner)
+        return ",".join("..." if k is ... else _metavar(k, name) for k in inner)
+    if origin is dict:
+        return f"{{{':'.join(_metavar(k, name) for k in inner)},...}}"
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_metavar(k, name) for k in inner))
     return {int: "N", float: "X", bool: "{true,false}", Path: "PATH", types.NoneType: "null"}.get(kind, name)
@@ -302,7 +313,8 @@ def _value(parser: ArgumentParser, option: Option, text: str) -> Any:
     if option.element is Path:
         return Path(text)
     kinds = [get_origin(kind) for kind in (option.element, *get_args(option.element))]
-    in_yaml = f"[{text}]" if tuple in kinds and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", text) else text
+    several = r"[\w.+-]+(,[\w.+-]+)*" if ... in get_args(option.element) else r"[\w.+-]+(,[\w.+-]+)+"
+    in_yaml = f"[{text}]" if tuple in kinds and re.fullmatch(several, text) else text
     try:
         return getattr(parser.parse_args([f"--{option.name}={in_yaml}"]), option.dest)
     except argparse.ArgumentError:
@@ -321,7 +333,10 @@ def _allowed(kind: Any) -> str:
     if origin is list:
         return _allowed(inner[0])
     if origin is tuple:
-        return f"{len(inner)} values with commas, each {_allowed(inner[0])}"
+        count = "" if inner[-1] is ... else f"{len(inner)} "
+        return f"{count}values with commas, each {_allowed(inner[0])}"
+    if origin is dict:
+        return f"pairs such as {{0: 1, 2: 3}}, of {_allowed(inner[0])} and {_allowed(inner[1])}"
     if origin in (Union, types.UnionType):
         return " or ".join(map(_allowed, inner))
     return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -1,17 +1,21 @@
-"""Where a run starts: the network with its weights, its preprocessing, and the folder it will write to."""
+"""Where a run starts: the network with its weights, its preprocessing, what the recipe leaves open, and the folder
+it will write to."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from swinv2 import checkpoints
 from swinv2.config import ALIASES, published, resolve
+from swinv2.data.split import Split
 from swinv2.model import SwinV2, create_model
 from swinv2.preprocess import Preprocess
-from swinv2.train.recipe import Recipe
+from swinv2.train.loss import Loss
+from swinv2.train.recipe import Recipe, Settled
 
 
 def build(model: str, recipe: Recipe, classes: tuple[str, ...]) -> SwinV2:
@@ -40,6 +44,21 @@ def build(model: str, recipe: Recipe, classes: tuple[str, ...]) -> SwinV2:
         nn.init.zeros_(network.head.bias)
         network.record = replace(known, classes=(), synsets=())
     return network
+
+
+def settle(network: SwinV2, recipe: Recipe, train: Split) -> Settled:
+    """Choose what the recipe leaves open for this network and these pictures, and prepare the network for it."""
+    settled = recipe.settled(images=len(train), classes=len(train.classes), config=network.config)
+    if settled.drop_path is not None:
+        network.set_drop_path(settled.drop_path)
+    network.checkpointing = settled.checkpointing
+    is_new = network.record is None or not network.record.classes
+    if is_new and Loss.of(settled, train).is_binary and isinstance(network.head, nn.Linear):
+        # Each class starts as likely as it is: from one half, the first steps only learn that most answers are no.
+        shares = torch.tensor(train.counts, dtype=torch.float32) / max(len(train), 1)
+        with torch.no_grad():
+            network.head.bias.copy_(shares.clamp(1e-4, 1 - 1e-4).logit())
+    return settled
 
 
 def preprocessing(network: SwinV2, recipe: Recipe) -> Preprocess:
