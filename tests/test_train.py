@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,16 +16,18 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from training import COLOURS, SPECK, write_pictures, write_split
+from training import COLOURS, OPTIONS, SPECK, command, exit_codes, started, write_pictures, write_split
 
 import swinv2
 from swinv2 import artifact, config
 from swinv2.cli import main, parse
-from swinv2.data.folder import DataError, read_training
-from swinv2.train import Result, train
-from swinv2.train import recipe as recipes
-from swinv2.train.loop import Diverged
+from swinv2.data import DataError, read_training
+from swinv2.train import Result, describe, train
+from swinv2.train import settings as recipes
+from swinv2.train.faults import Diverged
 from swinv2.train.recipe import Recipe
+from swinv2.train.run import Run
+from swinv2.train.state import Running
 
 QUICK = {"pretrained": False, "augment": "small", "batch_size": 8, "crop_pct": 1.0, "epochs": 2, "lr": 0.05}
 
@@ -48,7 +49,9 @@ def run(photos: Path, name: str = "run", **changes) -> Result:
 
 
 def rows(result: Result) -> list[dict]:
-    return [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().splitlines()]
+    """The epochs, as metrics.jsonl has them."""
+    lines = [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.pop("kind") == "epoch"]
 
 
 # ---------------------------------------------------------------- what a run leaves
@@ -63,8 +66,8 @@ def finished(tmp_path_factory) -> Result:
 
 def test_a_run_leaves_these_files_and_no_others(finished):
     assert sorted(p.name for p in finished.output.iterdir()) == [
-        "best.safetensors", "confusion.png", "curves.png", "last.safetensors", "metrics.jsonl", "recipe.yaml",
-        "results.csv", "summary.json",
+        "augmented.png", "best.safetensors", "checkpoints", "confusion.png", "curves.png", "last.safetensors",
+        "metrics.jsonl", "predictions.csv", "recipe.yaml", "report.html", "results.csv", "summary.json",
     ]  # fmt: skip
 
 
@@ -111,7 +114,56 @@ def test_figures_are_the_same_in_jsonl_csv_and_summary(finished):
     assert summary["status"] == "done"
     assert summary["held_out"]["top1"] == pytest.approx(finished.accuracy)
     assert summary["held_out"]["images"] == 9
-    assert set(summary["files"]) == {p.name for p in finished.output.iterdir()}
+    assert (summary["train_counts"], summary["held_out_counts"]) == ([8, 8, 8], [3, 3, 3])
+    assert (summary["batch"], summary["steps_per_epoch"], summary["steps"]) == (8, 3, 12)
+    assert summary["learning_rate"] == pytest.approx(0.05 * 8 / 512)
+    assert summary["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert summary["environment"]["processes"] == 1
+    assert set(summary["files"]) == {p.name for p in finished.output.iterdir()} - {"checkpoints"}
+
+
+def test_every_held_out_picture_has_its_line_in_predictions(finished):
+    with open(finished.output / "predictions.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["file", "label", "prediction", "score", "loss", "correct"]
+    assert [line["file"] for line in lines] == [f"val/{c}/{i}.png" for c in COLOURS for i in range(3)]
+    assert sum(int(line["correct"]) for line in lines) / 9 == pytest.approx(finished.accuracy / 100)
+    assert all(Path(line["file"]).parent.name == line["label"] for line in lines)
+    losses = [float(line["loss"]) for line in lines]
+    best = rows(finished)[finished.epoch - 1]
+    assert sum(losses) / 9 == pytest.approx(best["loss"], rel=1e-4)
+
+
+def test_steps_have_lines_that_split_their_time(photos):
+    result = run(photos, log_every=2, epochs=4)
+    lines = [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [(line["epoch"], line["step"]) for line in steps] == [
+        (1, 2),
+        (2, 4),
+        (2, 6),
+        (3, 8),
+        (4, 10),
+        (4, 12),
+    ]
+    for line in steps:
+        assert list(line) == [
+            "kind", "epoch", "step", "loss", "lr", "grad_norm", "images_per_second", "data_seconds",
+            "transfer_seconds", "compute_seconds", "memory_mb",
+        ]  # fmt: skip
+        assert min(line["data_seconds"], line["compute_seconds"], line["memory_mb"], line["grad_norm"]) > 0
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert all(line["data_seconds"] + line["compute_seconds"] <= line["seconds"] for line in epochs)
+
+
+def test_a_run_that_waits_for_pictures_says_what_to_change():
+    running = Running(
+        steps=10, images=80, seconds=20.0, data_seconds=11.0, transfer_seconds=1.0, compute_seconds=8.0
+    )
+    said = describe.waiting(running, "buy a faster disk")
+    assert said == "steps wait for pictures 55 % of the time (5 % transfer, 40 % compute); buy a faster disk"
+    running.data_seconds = 5.0
+    assert describe.waiting(running, "") is None
 
 
 def test_top_5_of_three_classes_is_top_3(finished):
@@ -153,7 +205,7 @@ def test_losses_are_those_of_a_plain_loop(photos):
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}], foreach=False
     )
-    images = torch.stack([torch.from_numpy(preprocess.load(path)) for path in folder.paths])
+    images = torch.stack([torch.from_numpy(preprocess.load(folder.read(i))) for i in range(len(folder))])
     labels = torch.tensor(folder.labels)
     high, first, low = (rate * 8 / 512 for rate in (0.05, recipe.warmup_lr, recipe.min_lr))
     expected, step = [], 0
@@ -184,7 +236,7 @@ def test_losses_are_those_of_a_plain_loop(photos):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_result_does_not_depend_on_workers(photos, workers, monkeypatch):
-    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: workers == 0)
+    monkeypatch.setattr("swinv2.train.feed.fits_in_memory", lambda _: workers == 0)
     results = [run(photos, f"run{w}", workers=w, drop_path=0.3) for w in (workers, 1)]
     assert weights_hash(results[0].last) == weights_hash(results[1].last)
 
@@ -280,6 +332,18 @@ def test_another_image_size_is_written_into_the_model_file(finished, tmp_path):
     )
 
 
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(finished):
+    photos = finished.output.parent / "photos"
+    given = {"model": str(finished.best), "pretrained": True, "teacher": str(finished.best), "epochs": 1}
+    settings = given | {"augment": "none", "drop_path": 0.0, "lr": 0.0, "warmup_lr": 0.0, "min_lr": 0.0}
+    agreed = run(photos, "agreed", distill_weight=1.0, **settings)
+    mixed = run(photos, "mixed", distill_weight=0.5, **settings)
+    alone = run(photos, "alone", distill_weight=0.0, **settings)
+    losses = [rows(result)[0]["train_loss"] for result in (agreed, mixed, alone)]
+    assert losses[0] == pytest.approx(0, abs=1e-5)
+    assert losses[1] == pytest.approx(losses[2] / 2, rel=1e-4)
+
+
 def test_a_name_without_published_weights_says_what_to_do(photos, capsys):
     assert main(["train", str(photos), "--model", "swinv2_pico", "--output", str(photos.parent / "r")]) == 2
     said = capsys.readouterr().err
@@ -305,7 +369,7 @@ def test_unreadable_training_pictures_are_listed_and_stop_the_run(photos, capsys
     for path in broken:
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(
-        DataError, match=r"2 of 24 pictures in photos/train cannot be read.*--skip-unreadable"
+        DataError, match=r"2 of 24 pictures of photos/train cannot be read.*--skip-unreadable"
     ):
         run(photos)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable")]
@@ -317,9 +381,9 @@ def test_unreadable_training_pictures_are_listed_and_stop_the_run(photos, capsys
 def test_unreadable_training_pictures_can_be_left_out_and_are_listed_once(
     photos, capsys, monkeypatch, in_memory
 ):
-    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: in_memory)
+    monkeypatch.setattr("swinv2.train.feed.fits_in_memory", lambda _: in_memory)
     monkeypatch.setattr(
-        "swinv2.train.run.CHECKED", 0
+        "swinv2.train.feed.CHECKED", 0
     )  # so that they are met in the first epoch, and in the second
     (photos / "train" / "red" / "0.png").write_bytes(b"no picture")
     result = run(photos, skip_unreadable=True, workers=0, batch_size=1)
@@ -328,8 +392,8 @@ def test_unreadable_training_pictures_can_be_left_out_and_are_listed_once(
 
 
 def test_a_large_set_stops_at_the_first_unreadable_picture(photos, monkeypatch):
-    monkeypatch.setattr("swinv2.train.run.fits_in_memory", lambda _: False)
-    monkeypatch.setattr("swinv2.train.run.CHECKED", 0)
+    monkeypatch.setattr("swinv2.train.feed.fits_in_memory", lambda _: False)
+    monkeypatch.setattr("swinv2.train.feed.CHECKED", 0)
     (photos / "train" / "red" / "0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"red/0\.png"):
         run(photos, workers=0)
@@ -350,40 +414,57 @@ def test_an_earlier_run_is_not_overwritten_unless_asked(photos):
     assert (first.output / "mine.txt").exists()
 
 
+def own_group(*arguments: str) -> int:
+    """The command in a process group of its own, as a shell starts it."""
+    os.setpgid(0, 0)
+    return command(*arguments)
+
+
 def test_control_c_keeps_the_last_epoch_and_says_where(photos):
     """A real signal to a real process."""
-    output = photos.parent / "run"
-    code = (
-        "import sys, training; from swinv2 import config\n"
-        "config.VARIANTS['swinv2_speck'] = training.SPECK\n"
-        "from swinv2.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = [
-        "train",
-        str(photos),
-        "--model",
-        "swinv2_speck",
-        "--output",
-        str(output),
-        "--epochs",
-        "100000",
-    ]
-    settings = ["--pretrained=false", "--augment=none", "--workers=1", "--batch-size=8"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, *settings], stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
+    output, log = photos.parent / "run", photos.parent / "said"
+    model = ("--model", "swinv2_speck", "--output", str(output), *OPTIONS)
+    (process,) = started(own_group, "train", str(photos), *model, "--epochs=100000", "--workers=1", said=log)
     deadline = time.monotonic() + 120
-    while not (output / "results.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (output / "results.csv").exists() and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    said = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 130, said
+    codes = exit_codes([process])
+    said = log.read_text().splitlines()
+    assert codes == [130], said
     assert said[-1].startswith("stopped by Ctrl-C in epoch")
     assert "Traceback" not in "".join(said)
+    assert f"--resume {output} goes on from there" in said[-1]
     assert artifact.read_record(output / "last.safetensors").provenance["epoch"] >= 1
-    assert json.loads((output / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_a_run_that_is_interrupted_has_its_report(photos, monkeypatch):
+    def interrupt(self, taken, whole=Run._after_step):
+        if taken.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self, taken)
+
+    monkeypatch.setattr(Run, "_after_step", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM in epoch 2 of 2"):
+        run(photos)
+    output = photos.parent / "run"
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"]) == ("interrupted", 1)
+    assert {"curves.png", "confusion.png", "predictions.csv"} <= set(summary["files"])
+
+
+def test_a_plot_that_fails_is_one_line_and_fails_no_run(photos, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    for name in ("curves", "confusion", "mosaic", "write"):
+        monkeypatch.setattr(f"swinv2.report.{name}", fail)
+    result = run(photos, epochs=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if "no ink" in line]
+    assert [line.partition(" could not")[0] for line in said] == [
+        "augmented.png", "predictions.csv and confusion.png", "curves.png", "report.html",
+    ]  # fmt: skip
+    assert json.loads((result.output / "summary.json").read_text())["status"] == "done"
 
 
 # ---------------------------------------------------------------- recipes and the command line
@@ -452,7 +533,7 @@ def test_the_warm_up_keeps_its_share_where_only_epochs_change():
 def test_every_setting_is_an_option_with_help():
     command, values = parse(["train", "photos", "--lr", "1e-3", "--betas", "0.8,0.9", "--flip=false"])
     options = {option.dest: option for option in command.options}
-    for name in Recipe.__dataclass_fields__.keys() - {"name"}:
+    for name in Recipe.__dataclass_fields__.keys() - {"name", "mask_patch", "mask_ratio", "mask_norm"}:
         assert options[name].help, name
         assert options[name].default is None
     assert (values["lr"], tuple(values["betas"]), values["flip"], values["epochs"]) == (

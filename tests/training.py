@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,3 +41,67 @@ def write_split(root: Path, *, train: int = 8, held_out: int = 3) -> Path:
     write_pictures(root / "train", train, seed=1)
     write_pictures(root / "val", held_out, seed=2)
     return root
+
+
+OPTIONS = ("--pretrained=false", "--augment=none", "--batch-size=8", "--crop-pct=1")
+
+
+def started(function: Callable[..., Any], *arguments: Any, said: Path, ranks: int = 1) -> list[BaseProcess]:
+    """function(*arguments) in so many processes that know each other; what they say is appended to a file.
+
+    They are forked from a server that has everything imported, and begin in no time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["conftest", "training", "swinv2.train.begin", "swinv2.train.classify", "timm"]
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(ranks),
+        }
+    processes: list[BaseProcess] = []
+    for rank in range(ranks):
+        mine = place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
+        processes.append(context.Process(target=_enter, args=(function, arguments, mine, said)))
+        processes[-1].start()
+    return processes
+
+
+def exit_codes(processes: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Their exit codes; those that do not end are ended, and have none."""
+    for process in processes:
+        process.join(seconds)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def command(*arguments: str) -> int:
+    """`swinv2 ARGUMENTS`, where the speck is known."""
+    from swinv2.cli import main
+
+    return main(arguments)
+
+
+def _enter(function: Callable[..., Any], arguments: tuple, place: dict[str, str], said: Path) -> None:
+    import torch
+
+    from swinv2 import config, report
+    from swinv2.train import results
+
+    os.environ.update(place)
+    number = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(number, 1)
+    os.dup2(number, 2)
+    torch.set_num_threads(1)
+    config.VARIANTS[SPECK.architecture] = SPECK
+    results.write = lambda *_: None  # no pictures and no page: they take longer than the run
+    report.save = lambda *_: None
+    code = function(*arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)

@@ -23,6 +23,7 @@ class Exit(IntEnum):
     EXTRA = 4  # an optional package is missing; the message names the pip command
     PARTIAL = 5  # some inputs could not be read; the others were done
     INTERRUPTED = 130
+    TERMINATED = 143  # by SIGTERM, after everything was saved
 
 
 class UsageError(ValueError):

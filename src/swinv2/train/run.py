@@ -1,307 +1,255 @@
-"""One training run from a data folder to its files: what is prepared, what is said, what is kept."""
+"""One training run from pictures to files: prepared, then driven step by step.
+
+Loop takes the steps, Keeper saves and restores, results.py makes the report; here is when which of them acts.
+"""
 
 from __future__ import annotations
 
-import json
-import platform
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 
 import torch
 
-import swinv2
-from swinv2 import checkpoints, report
-from swinv2.artifact import Record
-from swinv2.data.folder import DataError, ImageFolder, read_training
-from swinv2.data.loader import (
-    AsPredicted,
-    Order,
-    Pictures,
-    Unreadable,
-    decode_all,
-    default_workers,
-    fits_in_memory,
-    loader,
-)
-from swinv2.metrics import Measurement
-from swinv2.train.augment import Augment, Mix
-from swinv2.train.compute import Compute, measure
-from swinv2.train.loop import Diverged, Running, State, train_epoch
+from swinv2 import report, world
+from swinv2.data import DataError
+from swinv2.train import describe, results
+from swinv2.train.compute import Compute, be_deterministic
+from swinv2.train.describe import say
+from swinv2.train.ema import Ema
+from swinv2.train.faults import Diverged
+from swinv2.train.feed import Feed
+from swinv2.train.keeper import Keeper
+from swinv2.train.loggers import Log
+from swinv2.train.loop import Loop, Taken
 from swinv2.train.optim import Schedule, adamw, groups
-from swinv2.train.progress import Progress, duration, groups_table, say
+from swinv2.train.parallel import Parallel, swin
+from swinv2.train.progress import Progress, duration
 from swinv2.train.recipe import Recipe
-from swinv2.train.start import build, preprocessing
-
-FILES = (
-    "best.safetensors", "last.safetensors", "recipe.yaml", "summary.json",
-    "metrics.jsonl", "results.csv", "curves.png", "confusion.png",
-)  # fmt: skip
-CHECKED = 10_000  # pictures up to which a set that does not fit into memory is read once before the run
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is asked for, beside its recipe."""
-
-    data: Path
-    model: str
-    output: Path
-    device: str = "auto"
-    workers: int | None = None
-    skip_unreadable: bool = False
+from swinv2.train.request import Request
+from swinv2.train.rows import StepRows, epoch_row
+from swinv2.train.state import Running, State
+from swinv2.train.stop import SAID, Stop, Stopped
+from swinv2.train.task import Measured, Task
 
 
 class Run:
-    """A prepared run; fit() does it."""
+    """A prepared run; fit() does it.
 
-    def __init__(self, settings: Settings, recipe: Recipe):
-        self.settings, self.recipe = settings, recipe
-        self.train, self.held_out = read_training(settings.data)
-        self.on = Compute.of(settings.device, recipe.precision)
+    Args:
+        make: reads the data and builds the network. Called in every process, after the seed is set.
+
+    Raises:
+        ValueError, OSError, ImportError: what cannot be used, in one sentence; the same in all processes.
+    """
+
+    def __init__(self, request: Request, recipe: Recipe, make: Callable[[Request, Recipe], Task]):
+        self.request = request
+        self.on = Compute.of(request.device, recipe.precision)
+        self.world = world.start(self.on.device)
+        if request.is_deterministic:
+            be_deterministic()
         torch.manual_seed(recipe.seed)
-        self.network = build(settings.model, recipe, self.train.classes)
-        self.preprocess = preprocessing(self.network, recipe)
-        self.listed: set[Unreadable] = set()
-        self._say_data()
-        self._load_pictures()
-        self.network.to(self.on.device)
-        self.groups = groups(self.network, recipe.weight_decay)
-        self.state = State(self.network, adamw(self.groups, recipe))
-        self.schedule = Schedule.of(recipe, len(self.order), self.order.batch_size)
-        self.rows: list[dict[str, Any]] = []
-        self.best: Measurement | None = None
-        self.began = time.perf_counter()
+        with world.together():
+            self.task = make(request, recipe)
+        self.recipe = self.task.recipe
+        describe.data(self.task)
+        self.feed = Feed(self.task, self.on, workers=request.workers, skip_unreadable=request.skip_unreadable)
+        self.order = self.feed.order
+        self.network = self.task.network.to(self.on.device)
+        self.groups = groups(self.network, self.recipe)
+        self.parallel = Parallel(self.network, self.on, is_sharded=request.is_sharded)
+        if request.is_sharded:  # the parameters are others now
+            self.groups = groups(self.network, self.recipe)
+        if self.recipe.compile:
+            self.network.compile()
+        ema = Ema(self.network, self.recipe.ema) if self.recipe.ema else None
+        self.state = State(self.network, adamw(self.groups, self.recipe), self.on.scaler(), ema)
+        self.schedule = Schedule.of(self.recipe, self.order.steps, self.order.batch_size)
+        self.keeper = Keeper(request, self.state, self.parallel, self.task)
+        self.rows = StepRows(self.state)
+        self.stop = Stop()
+        self.log: Log | None = None
+        self.progress: Progress | None = None
+        self.has_said_slow = False
 
     @property
     def title(self) -> str:
-        return f"{self.network.config.architecture} on {self.train.name}"
+        return f"{swin(self.network).config.architecture} on {self.task.train.name}"
 
     def fit(self) -> None:
         """All epochs, then the report.
 
         Raises:
-            Diverged: loss or gradient not finite; what was saved before stays.
-            KeyboardInterrupt: Ctrl-C, with a sentence; the epochs that are done are saved and reported.
+            Diverged: loss or gradient not finite, too often; what was saved before stays.
+            Stopped: by a signal; a checkpoint is saved, and the sentence says how to go on.
+            Unsaved: the disk is full; the checkpoint before is whole.
         """
-        self.settings.output.mkdir(parents=True, exist_ok=True)
-        report.write_text(self.settings.output / "recipe.yaml", self.recipe.to_yaml())
-        self._say_plan()
-        mix = Mix(self.recipe, len(self.train.classes))
+        self._prepare()
+        loop = Loop(self.state, self.task, self.parallel, self.schedule, self.order, self.on, self._advice)
         try:
-            with Progress(self.recipe.epochs, len(self.order)) as progress:
+            with ExitStack() as stack:
+                stack.enter_context(world.answered())
+                stack.enter_context(self.stop)
+                if self.world.is_first:
+                    self.log = self._open_log()
+                    stack.callback(self.log.close)
+                    self.progress = stack.enter_context(Progress(self.recipe.epochs, self.order.steps))
                 while self.state.epoch < self.recipe.epochs:
-                    progress.start_epoch(self.state.epoch + 1)
-                    self.order.epoch = self.state.epoch
-                    step = partial(self._after_step, progress)
-                    done = train_epoch(
-                        self.state, self.train_batches, self.recipe, self.schedule, mix, self.on, step
-                    )
-                    is_best = self._end_epoch(done)
-                    progress.end_epoch(self.rows[-1], is_best=is_best)
-        except Diverged:
-            self._report("diverged")
+                    self._epoch(loop)
+        except Diverged as error:
+            self._report("diverged", error.files)
             raise
-        except KeyboardInterrupt:
+        except Stopped:
             self._report("interrupted")
-            raise KeyboardInterrupt(self._interrupted()) from None
+            raise
         self._report("done")
 
-    # ------------------------------------------------------------------ before
-
-    def _load_pictures(self) -> None:
-        channels = self.preprocess.channels
-        in_memory = fits_in_memory(self.train) and fits_in_memory(self.held_out)
-        decoded: list[Any] = [None, None]
-        if in_memory or len(self.train) + len(self.held_out) <= CHECKED:
-            for i, folder in enumerate((self.train, self.held_out)):
-                images = decode_all(folder, channels, keep=in_memory)
-                self._refuse_unreadable([image for image in images if isinstance(image, Unreadable)], folder)
-                readable = [k for k, image in enumerate(images) if not isinstance(image, Unreadable)]
-                decoded[i] = [images[k] for k in readable] if in_memory else None
-                if folder is self.train:
-                    self.train = folder.select(readable)
-        batch = self.recipe.batch_size
-        height, width = self.preprocess.size
-        workers = self.settings.workers
-        if workers is None:
-            # Of small pictures in memory, a worker would spend more on handing them over than on making them.
-            workers = 0 if in_memory else default_workers(batch * channels * height * width * 4)
-        self.order = Order(len(self.train), batch, self.recipe.seed)
-        augment, as_predicted = Augment(self.recipe, self.preprocess), AsPredicted(self.preprocess)
-        learnt = Pictures(self.train, channels, augment, decoded[0])
-        measured = Pictures(self.held_out, channels, as_predicted, decoded[1])
-        pin = self.on.device.type == "cuda"
-        self.train_batches = loader(learnt, self.order, workers=workers, pin=pin)
-        self.held_out_batches = loader(measured, Order(len(self.held_out), batch), workers=workers, pin=pin)
-
-    def _refuse_unreadable(self, found: Sequence[Unreadable], folder: ImageFolder) -> None:
-        """List what is not listed yet; stop where it may not be left out."""
-        new = [unreadable for unreadable in found if unreadable not in self.listed]
-        for unreadable in new:
-            say(f"unreadable: {unreadable.reason}")
-        self.listed.update(new)
-        is_train = folder.split == self.train.split
-        if new and not (is_train and self.settings.skip_unreadable):
-            cure = ", or give --skip-unreadable" if is_train else "; held-out pictures are never skipped"
-            raise DataError(
-                f"{len(new)} of {len(folder):,} pictures in {folder.name}/{folder.split} cannot be read, "
-                f"the first is {new[0].path}; repair or remove them{cure}"
+    def _prepare(self) -> None:
+        """What is restored, said and written before the first step."""
+        request, output = self.request, self.request.output
+        if request.is_resumed:
+            self.keeper.restore()
+        weights = f"weights of {request.model}" if self.recipe.pretrained else "random weights"
+        describe.plan(
+            self.task, weights, self.groups, self.schedule, self.order.batch_size, self.on,
+            is_sharded=request.is_sharded,
+        )  # fmt: skip
+        if self.world.is_first:
+            output.mkdir(parents=True, exist_ok=True)
+            self.keeper.snapshots.sweep()
+            report.write_text(output / "recipe.yaml", self.recipe.to_yaml())
+            results.attempt(
+                "augmented.png",
+                lambda: report.save(self.task.preview(self.feed.first()), output / "augmented.png"),
             )
 
-    def _say_data(self) -> None:
-        train, held_out = self.train, self.held_out
-        say(
-            f"{train.name}: {len(train):,} pictures to learn from ({train.split}), "
-            f"{len(held_out):,} held out ({held_out.split}), {len(train.classes)} classes"
-        )
-        if held_out.is_divided:
+    def _epoch(self, loop: Loop) -> None:
+        state = self.state
+        if state.offset == 0:
+            state.running = Running()
+        self.order.epoch, self.order.start = state.epoch, state.offset
+        self.rows.restart()
+        if self.progress:
+            self.progress.start_epoch(state.epoch + 1)
+        for taken in loop.steps(self.feed.training, self._asks):
+            self._after_step(taken)
+        if state.running.skipped == state.running.steps:
+            raise Diverged(
+                f"step {state.step}: not one step of epoch {state.epoch + 1} could be taken, since loss or "
+                f"gradient was no number in any; try a lower --lr"
+            )
+        if not state.running.images:
+            raise DataError("not one training picture could be read; the files are damaged or no pictures")
+        is_best = False
+        with state.ema.in_place() if state.ema else nullcontext():
+            measured = self._measure()
+            asked = world.total([self.stop.number == number for number in SAID])
+            if not any(asked):
+                is_best = self._end_epoch(measured)
+        self._stop_if(asked)
+        if state.epoch == self.recipe.epochs or (is_best and self.keeper.has_time):
+            self.keeper.save(is_best=is_best)
+
+    def _asks(self) -> tuple[float, ...]:
+        """What this process wants after the step: to stop, by which signal; that a checkpoint is written."""
+        return (*(self.stop.number == number for number in SAID), self.keeper.is_due)
+
+    def _after_step(self, taken: Taken) -> None:
+        self.feed.refuse(taken.unreadable)
+        if taken.is_skipped and not taken.is_search:
             say(
-                f"{train.name} has no val/: a fifth of each class is held out, chosen by the hash of the "
-                f"file names, the same files every time"
+                f"step {taken.step} is skipped: loss {taken.loss:.4g}, gradient norm {taken.grad_norm:.4g} "
+                f"({self.state.skipped} such steps so far)"
             )
-        if empty := [train.classes[c] for c, n in enumerate(held_out.counts) if not n]:
-            say(f"no held-out pictures of {', '.join(empty[:5])}: these classes are not measured")
+        if self.progress:
+            self.progress.step(self.state.running)
+        if self.log and taken.step % self.request.log_every == 0:
+            self.log.step(self.rows.row(taken))
+        *signals, is_due = taken.asked
+        self._stop_if(signals)
+        if is_due:
+            self.keeper.save()
 
-    def _say_plan(self) -> None:
-        """Everything about the run that follows from recipe and data, before the first step."""
-        recipe, schedule, batch = self.recipe, self.schedule, self.order.batch_size
-        weights = f"weights of {self.settings.model}" if recipe.pretrained else "random weights"
-        count = sum(group.count for group in self.groups)
-        height, width = self.preprocess.size
-        say(
-            f"{self.network.config.architecture}, {weights}, {count:,} parameters, image {height} x {width}, "
-            f"on {self.on}"
-        )
-        say(
-            f"recipe {recipe.name}: {recipe.epochs} epochs of {len(self.order):,} steps = "
-            f"{schedule.steps:,} steps, batch {batch}"
-        )
-        say(
-            f"learning rate {recipe.lr:g} per {recipe.reference_batch} pictures x batch {batch} = "
-            f"{schedule.lr:.4g}; from {schedule.warmup_lr:.3g} in {schedule.warmup_steps:,} steps, "
-            f"then cosine to {schedule.min_lr:.3g}"
-        )
-        say(groups_table(self.groups))
-
-    # ------------------------------------------------------------------ during
-
-    def _after_step(self, progress: Progress, running: Running) -> None:
-        self._refuse_unreadable(running.unreadable, self.train)
-        progress.step(running)
-
-    def _end_epoch(self, done: Running) -> bool:
+    def _measure(self) -> Measured:
+        """The held-out figures; a signal breaks measuring off, and the resumed run measures again."""
         self.network.eval()
-        measured = measure(self.network, self.held_out_batches, self.train.classes, self.on)
-        # Of equal accuracies the one with the lower loss: on a few hundred pictures they are often equal.
-        is_best = self.best is None or (measured.top1, -measured.loss) > (self.best.top1, -self.best.loss)
+        held_out = self.feed.held_out
+        # Sharded, all processes have to call the network equally often.
+        batches = held_out if self.request.is_sharded else self.stop.until(held_out)
+        measured = self.task.measure(self.network, batches, self.on)
+        if not all(map(math.isfinite, measured.row.values())):
+            raise Diverged(
+                f"step {self.state.step}: loss is {measured.row['loss']} on held-out pictures, at a learning rate "
+                f"of {self.state.running.lr:.3g}; the epochs before are kept. Try a lower --lr, a longer "
+                f"--warmup-epochs, or --precision fp32"
+            )
+        return measured
+
+    def _end_epoch(self, measured: Measured) -> bool:
+        """Save and show an epoch; whether it is the best so far. The network has the weights that were measured."""
+        state, output = self.state, self.request.output
+        weights = self.parallel.weights()
+        self.keeper.refuse_nonfinite(weights)
+        state.epoch, state.offset = state.epoch + 1, 0
+        is_best = not state.best_epoch or list(measured.score) > state.best_score
         if is_best:
-            self.state.best, self.state.best_epoch, self.best = measured.top1, self.state.epoch, measured
-        row = {
-            "epoch": self.state.epoch,
-            "step": self.state.step,
-            "lr": done.lr,
-            "train_loss": done.loss,
-            "train_top1": done.top1,
-            "loss": measured.loss,
-            "top1": measured.top1,
-            f"top{measured.k}": measured.top5,
-            "images_per_second": done.images_per_second,
-            "seconds": time.perf_counter() - self.began,
-        }
-        self.rows.append(row)
-        record = self.record(measured)
-        for name in ("last.safetensors", "best.safetensors")[: 1 + is_best]:
-            checkpoints.save(self.network, self.settings.output / name, record)
-        with open(self.settings.output / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        report.results_csv(self.settings.output / "results.csv", self.rows)
+            state.best_epoch, state.best_score = state.epoch, list(measured.score)
+        row = epoch_row(state, self.task, measured, self.keeper.seconds)
+        state.rows.append(row)
+
+        def write() -> None:
+            for name in ("last.safetensors", "best.safetensors")[: 1 + is_best]:
+                self.task.save(weights, output / name, measured, state.epoch)
+            report.results_csv(output / "results.csv", state.rows)
+            if self.log:
+                self.log.epoch(row)
+
+        self.keeper.write(write)
+        results.attempt(
+            "the picture of the epoch",
+            lambda: self.task.after_epoch(output, measured, state.epoch, is_best=is_best),
+        )
+        if self.progress:
+            self.progress.end_epoch(row, is_best=is_best)
+        line = describe.waiting(state.running, self.feed.slow_because())
+        if line and not self.has_said_slow:
+            say(line)
+            self.has_said_slow = True
         return is_best
 
-    def record(self, measured: Measurement) -> Record:
-        """What goes into the model file: the contract of prediction, and where the weights come from."""
-        source = self.network.record
-        data = f"{self.held_out.name}/{self.held_out.split}"
-        classes: tuple[str, ...] = self.train.classes
-        synsets: tuple[str, ...] = ()
-        if (
-            source and source.synsets == classes
-        ):  # an ImageNet folder: its names are synsets, the model's are words
-            classes, synsets = source.classes, source.synsets
-        return Record(
-            config=self.network.config,
-            preprocess=self.preprocess,
-            classes=classes,
-            synsets=synsets,
-            license=source.license if source and self.recipe.pretrained else "",
-            accuracy={f"{data} top-1": measured.top1, f"{data} top-{measured.k}": measured.top5},
-            provenance={
-                "source": self.settings.model if self.recipe.pretrained else "random weights",
-                "trained_with": f"swinv2 {swinv2.__version__}, torch {torch.__version__}",
-                "epoch": self.state.epoch,
-                "recipe": self.recipe.to_dict(),
-                "data": {
-                    "name": self.train.name,
-                    "train": len(self.train),
-                    "held_out": len(self.held_out),
-                    "held_out_fingerprint": self.held_out.fingerprint,
-                    "is_divided": self.held_out.is_divided,
-                },
-            },
-        )
-
-    # ------------------------------------------------------------------ after
-
-    def _report(self, status: str) -> None:
-        output = self.settings.output
-        if self.best is None:
+    def _stop_if(self, asked: list[float]) -> None:
+        """Save and end where a signal has come to any process, by the order of SAID."""
+        if not any(asked):
             return
-        report.save(report.curves(self.rows, self.title), output / "curves.png")
-        where = f"{self.title}/{self.held_out.split}, epoch {self.state.best_epoch}"
-        report.save(report.confusion(self.best, where), output / "confusion.png")
-        report.write_text(output / "summary.json", json.dumps(self.summary(status), indent=2) + "\n")
-        most = 100 * max(self.held_out.counts) / len(self.held_out)
-        if status == "done" and self.state.best <= most:
-            say(
-                f"the model is no better than always answering the most frequent class ({most:.2f} %); look "
-                f"at the loss in curves.png: if it does not fall, try a lower --lr or more --epochs"
-            )
-
-    def summary(self, status: str) -> dict[str, Any]:
-        """The run in figures; plain JSON types."""
-        assert self.best is not None
-        return {
-            "status": status,
-            "model": self.network.config.architecture,
-            "data": str(self.settings.data),
-            "classes": list(self.train.classes),
-            "train_images": len(self.train),
-            "held_out": self.best.to_dict(),
-            "best_epoch": self.state.best_epoch,
-            "epochs": self.state.epoch,
-            "steps": self.state.step,
-            "seconds": time.perf_counter() - self.began,
-            "parameters": sum(group.count for group in self.groups),
-            "recipe": self.recipe.to_dict(),
-            "device": str(self.on),
-            "versions": {
-                "swinv2": swinv2.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "files": [
-                name for name in FILES if (self.settings.output / name).exists() or name == "summary.json"
-            ],
-        }
-
-    def _interrupted(self) -> str:
-        if not self.rows:
-            return "stopped by Ctrl-C before the first epoch was done; nothing is saved"
-        last, taken = self.settings.output / "last.safetensors", duration(time.perf_counter() - self.began)
-        return (
-            f"stopped by Ctrl-C in epoch {self.state.epoch + 1} of {self.recipe.epochs} after {taken}; "
-            f"{last} holds epoch {self.rows[-1]['epoch']}"
+        self.keeper.save()
+        number = next(number for number, count in zip(SAID, asked, strict=True) if count)
+        epochs = self.recipe.epochs
+        raise Stopped(
+            f"stopped by {SAID[number]} in epoch {min(self.state.epoch + 1, epochs)} of {epochs} after "
+            f"{duration(self.keeper.seconds)}; step {self.state.step:,} is saved, and the same command with "
+            f"--resume {self.request.output} goes on from there",
+            number,
         )
+
+    def _report(self, status: str, files: list[str] | None = None) -> None:
+        if self.world.is_first:
+            results.write(self, status, files or [])
+
+    def _open_log(self) -> Log:
+        request = self.request
+        return Log(
+            request.output, tensorboard=request.tensorboard, wandb=request.wandb, title=self.title,
+            settings=self.recipe.to_dict(), step=self.state.step, epoch=self.state.epoch,
+        )  # fmt: skip
+
+    def _advice(self) -> str:
+        """Settings that save memory, where it did not suffice."""
+        from swinv2.train import plan
+
+        return plan.advice(
+            swin(self.network).config, replace(self.recipe, precision=self.on.precision),  # type: ignore[arg-type]
+            images=len(self.task.train), classes=len(self.task.train.classes), world=self.world.size,
+            device=self.on.kind, is_sharded=self.request.is_sharded,
+        )  # fmt: skip
