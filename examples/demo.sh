@@ -35,8 +35,10 @@ cat <<END
 
 Made in $run:
   best.safetensors    the model: weights, preprocessing and class names in one file
+  report.html         everything below on one page        checkpoints/    what --resume goes on from
   curves.png          loss and accuracy by epoch          confusion.png   what was taken for what
-  metrics.jsonl       every epoch for programs            results.csv     the same for spreadsheets
+  augmented.png       a batch as the model sees it        predictions.csv every held-out picture
+  metrics.jsonl       steps and epochs for programs       results.csv     epochs for spreadsheets
   recipe.yaml         all settings of this run            evaluation/     per class and per picture
 
 Next, on a folder of your own with one folder of pictures per class:

@@ -44,3 +44,24 @@ def randomized(model: SwinV2, seed: int = 0) -> SwinV2:
 def small() -> SwinV2:
     """A four-stage model of 32 channels for 64-pixel images, all of whose weights matter."""
     return randomized(SwinV2(SMALL)).eval()
+
+
+@pytest.fixture(scope="module")
+def quick_runs():
+    """A variant of two blocks by name, one thread, and runs that draw nothing.
+
+    Two threads wait for each other longer than such small products take, where others use the processors.
+    """
+    from training import SPECK
+
+    from swinv2 import config, report
+    from swinv2.train import results
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(config.VARIANTS, SPECK.architecture, SPECK)
+        patch.setattr(results, "write", lambda *_: None)
+        patch.setattr(report, "save", lambda *_: None)
+        yield
+    torch.set_num_threads(before)

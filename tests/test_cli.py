@@ -220,18 +220,39 @@ FROZEN = {
         IMAGES... --model --top-k --runtime --device --precision --batch-size --threads --private-urls --csv --json
     """,
     "train": """
-        DATA --model --recipe --output --overwrite --device --workers --skip-unreadable --json
-        --pretrained --image-size --crop-pct --epochs --warmup-epochs --batch-size --reference-batch --lr
-        --warmup-lr --min-lr --weight-decay --betas --eps --clip-grad --label-smoothing --drop-path --precision
-        --augment --crop-scale --auto-augment --random-erasing --flip --rotate --shift --zoom --mixup --cutmix
-        --seed
+        DATA --model --recipe --output --overwrite --resume --save-every --processes --shard --plan --device
+        --workers --skip-unreadable --deterministic --log-every --tensorboard --wandb --json --pretrained
+        --image-size --sizes --crop-pct --epochs --warmup-epochs --batch-size --accumulate --reference-batch
+        --lr --warmup-lr --min-lr --schedule --decay-epochs --decay-rate --weight-decay --betas --eps
+        --layer-decay --freeze --clip-grad --ema --loss --class-weights --label-smoothing --drop-path
+        --precision --compile --checkpointing --augment --crop-scale --auto-augment --color-jitter
+        --random-erasing --flip --rotate --shift --zoom --mixup --cutmix --mix-prob --mix-switch-prob
+        --teacher --distill-weight --distill-temperature --max-skipped --max-unreadable --seed
     """,
-    "evaluate": "MODEL DATA --split --batch-size --runtime --device --precision --output --json",
+    "pretrain": """
+        DATA --model --recipe --output --overwrite --resume --save-every --processes --shard --plan --device
+        --workers --skip-unreadable --deterministic --log-every --tensorboard --wandb --json --pretrained
+        --image-size --sizes --crop-pct --epochs --warmup-epochs --batch-size --accumulate --reference-batch
+        --lr --warmup-lr --min-lr --schedule --decay-epochs --decay-rate --weight-decay --betas --eps
+        --layer-decay --freeze --clip-grad --ema --drop-path --precision --compile --checkpointing --augment
+        --crop-scale --auto-augment --color-jitter --random-erasing --flip --rotate --shift --zoom
+        --mask-patch --mask-ratio --mask-norm --max-skipped --max-unreadable --seed
+    """,
+    "evaluate": """
+        MODEL DATA --split --batch-size --workers --runtime --device --precision --unreadable --real-labels
+        --threshold --image-size --window --resize --crop-pct --interpolation --output --parquet --json
+    """,
+    "explain": """
+        IMAGES... --model --method --target --stage --image-size --whole --device --private-urls --output --json
+    """,
+    "report": "RUN --data --grad-cam --json",
     "convert": """
         SOURCE RESULT --to --architecture --image-size --window --classes --num-classes --in-chans --allow-new
         --json
     """,
-    "data prepare": "DATASET FOLDER --json",
+    "data check": "DATA --json",
+    "data prepare": "DATASET FOLDER --source --json",
+    "data pack": "DATA FOLDER --shard-mb --short-side --json",
     "models": "[NAME] --json",
     "doctor": "--quiet --json",
 }
@@ -299,7 +320,7 @@ def test_mutated_option_names_are_refused_in_every_spelling(name, tmp_path, monk
     [
         (["predcit"], "unknown command predcit; did you mean predict? `swinv2 --help` lists all"),
         (["--json", "models"], "--json has no place before the command"),
-        (["data"], "swinv2 data needs one of prepare; `swinv2 data --help` explains them"),
+        (["data"], "swinv2 data needs one of check, prepare, pack; `swinv2 data --help` explains them"),
         (
             ["data", "perpare"],
             "unknown command perpare; did you mean prepare? `swinv2 data --help` lists all",
@@ -436,11 +457,18 @@ JSON_LINES = [
         "train data --model swinv2_pico --recipe scratch_small --epochs 1 --image-size 32 --output run",
         Exit.DONE,
     ),
+    ("pretrain photos --model swinv2_pico --epochs 1 --image-size 64 --batch-size 1 --output pre", Exit.DONE),
+    ("report run", Exit.DONE),
+    ("report missing", Exit.MODEL),
     ("evaluate model.safetensors data", Exit.DONE),
     ("evaluate model.safetensors missing", Exit.MODEL),
+    ("explain photo.jpg --model model.safetensors --output maps", Exit.DONE),
+    ("explain photo.jpg missing.jpg --model model.safetensors --output maps", Exit.PARTIAL),
     ("convert model.safetensors model.pth", Exit.DONE),
     ("convert missing.pth model.safetensors", Exit.MODEL),
+    ("data check data", Exit.DONE),
     ("data prepare digits digits", Exit.DONE),
+    ("data pack data packed", Exit.DONE),
     ("models", Exit.DONE),
     ("models tiny", Exit.DONE),
     ("models swinv2_tiny_window8_256", Exit.DONE),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 import random
+import signal
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +129,17 @@ def test_batches_go_through_pipes_where_shared_memory_is_small(tmp_path, monkeyp
         assert not shared.unreadable
         assert not piped.unreadable
         assert all(torch.equal(a, b) for a, b in zip(shared[:-1], piped[:-1], strict=True))
+
+
+def test_a_worker_outlives_the_sigterm_that_the_main_process_answers(tmp_path):
+    """Schedulers, and `pkill -f`, send it to every process; the main one then still finishes its step."""
+    folder, _ = read_training(write_split(tmp_path))
+    batches = iter(loader(Pictures(folder, 3, AsPredicted(PREPROCESS)), Order(len(folder), 2), workers=1))
+    seen = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    seen += list(batches)
+    assert sum(len(batch.labels) for batch in seen) == len(folder)
 
 
 def test_workers_share_the_processors_with_other_processes(monkeypatch):

@@ -43,36 +43,66 @@ BELOW = {  # nouns without torch
     "weights":        "artifact config counts download extras preprocess checkpoints",
     "pdparams":       "artifact",
     "runtimes":       "artifact extras",
-    "data":           "images extras console verbs",
+    "data":           "images extras console labels verbs weights",
     "metrics":        "extras",
-    "report":         "extras metrics",
+    "multilabel":     "extras metrics",
+    "explain.drawing": "preprocess",
+    "world":          "",
     "packages":       "",
     "options":        "verbs",
 }  # fmt: skip
 ABOVE = {  # nouns that need torch
     "ops":            "config",
-    "model":          "artifact config counts ops",
-    "fold":           "config model ops verbs",
+    "linear":         "",
+    "model":          "artifact config counts linear ops",
+    "fold":           "config linear model ops verbs",
     "checkpoints":    "artifact config counts download labels model pdparams preprocess weights",
-    "data.loader":    "data images preprocess",
+    "data.order":     "data",
+    "data.loader":    "data data.order images preprocess",
     "runtimes.torch": "checkpoints fold model runtimes",
+    "explain.gradcam": "model",
+    "explain.attention": "config explain.gradcam model ops",
+    "explain.explainer": "artifact checkpoints explain.attention explain.drawing explain.gradcam inputs model "
+                         "preprocess runtimes.torch",
 }  # fmt: skip
 VERBS = {
     "predict":        "artifact console inputs runtimes verbs",
-    "train":          "artifact checkpoints config console data data.loader extras metrics model preprocess "
-                      "report runtimes.torch verbs",
-    "evaluate":       "artifact console data extras metrics model report runtimes runtimes.torch verbs",
+    "train":          "artifact checkpoints config console counts data data.loader data.order extras metrics model "
+                      "multilabel preprocess report runtimes.torch verbs world",
+    "pretrain":       "console data train verbs world",
+    "evaluate":       "artifact checkpoints console data extras metrics model multilabel preprocess report runtimes "
+                      "runtimes.torch verbs world",
+    "report":         "artifact console data explain.explainer extras images metrics preprocess verbs",
+    "explain":        "console explain.drawing explain.explainer inputs model verbs",
     "convert":        "artifact checkpoints console counts extras model verbs",
     "models":         "config console counts verbs weights",
     "doctor":         "console packages runtimes verbs weights",
 }  # fmt: skip
 LINE = {  # the command line stands above all
-    "cli":            "artifact console data options packages verbs",
-    "__main__":       "cli",
+    "cli":            "artifact console data options packages verbs world",
+    "__main__":       "cli world",
 }  # fmt: skip
 ALLOWED = {name: set(row.split()) for name, row in (BELOW | ABOVE | VERBS | LINE).items()}
 # Verbs whose module, and so their help, must be there without torch.
-WITHOUT_TORCH = [*BELOW, "predict", "train", "train.recipe", "evaluate", "convert", "models", "doctor", "cli"]
+WITHOUT_TORCH = [
+    *BELOW,
+    "predict",
+    "train",
+    "train.recipe",
+    "train.rules",
+    "train.settings",
+    "train.plan",
+    "train.memory",
+    "pretrain",
+    "evaluate",
+    "report",
+    "explain",
+    "explain.explainer",
+    "convert",
+    "models",
+    "doctor",
+    "cli",
+]
 LINES = {"model": 400}  # others: 500
 
 

@@ -81,6 +81,14 @@ def test_scores_are_a_softmax_of_all_classes():
     assert sum(s.score for s in answer.classes) == pytest.approx(1, abs=1e-12)
 
 
+def test_where_pictures_have_several_classes_each_score_stands_for_itself():
+    session = Colours()
+    session.record = replace(session.record, provenance={"thresholds": [0.5] * 7})
+    answer = Predictor(session, top_k=7)(picture(255))
+    expected = torch.tensor([3.0, 0, 0, 0, -1, -2, -3], dtype=torch.float64).sigmoid()
+    assert {s.index: s.score for s in answer.classes} == pytest.approx(dict(enumerate(expected.tolist())))
+
+
 def test_best_class_comes_first_and_equal_ones_in_the_order_of_the_classes():
     answer = Predictor(Colours())(picture(0, 255, 0))
     assert answer.top == answer.classes[0]

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors import safe_open
-from training import SPECK, exit_codes, started, write_split
+from quick import QUICK, everything
+from training import exit_codes, started, write_split
 
-from swinv2 import artifact, config, evaluate, report, world
+from swinv2 import artifact, config, evaluate, world
 from swinv2.config import SwinV2Config
 from swinv2.data.split import DataError
-from swinv2.train import launch, results, snapshots, train
+from swinv2.train import launch, train
 from swinv2.train import run as runs
 from swinv2.train.snapshots import Snapshots
 
@@ -26,24 +25,10 @@ GIANT = SwinV2Config(
     architecture="swinv2_tiny_giant", image_size=32, window=4, embed_dim=32, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8),
     pretrained_windows=((4, 4), (4, 4), (2, 2), (1, 1)), extra_norm_period=2, num_classes=3,
 )  # fmt: skip
-QUICK = {
-    "model": "swinv2_speck", "pretrained": False, "augment": "small", "batch_size": 12, "crop_pct": 1.0, "epochs": 2,
-    "lr": 0.05, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9, "save_every": "1", "log_every": 1,
-}  # fmt: skip
+SETTINGS = QUICK | {"batch_size": 12}  # which two processes can divide in three
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Two variants, one thread, and no pictures."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for variant in (SPECK, GIANT):
-            patch.setitem(config.VARIANTS, variant.architecture, variant)
-        patch.setattr(results, "write", lambda *_: None)
-        patch.setattr(report, "save", lambda *_: None)
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +37,9 @@ def photos(tmp_path_factory) -> Path:
 
 
 def run(photos: Path, output: Path, changes: dict) -> None:
-    config.VARIANTS[GIANT.architecture] = GIANT
-    train(photos, output=output, **(QUICK | changes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(config.VARIANTS, GIANT.architecture, GIANT)
+        train(photos, output=output, **(SETTINGS | changes))
 
 
 def together(photos: Path, output: Path, function=run, **changes) -> str:
@@ -87,14 +73,14 @@ def assert_same_but_rounding(output: Path, one: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one(photos, tmp_path_factory) -> Path:
+def one(quick_runs, photos, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("one") / "run"
     run(photos, output, {})
     return output
 
 
 @pytest.fixture(scope="module")
-def two(photos, tmp_path_factory) -> Path:
+def two(quick_runs, photos, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("two") / "run"
     together(photos, output)
     return output
@@ -132,11 +118,6 @@ def test_a_tiny_giant_learns_in_shares_what_it_learns_whole(photos, tmp_path, ch
 
 
 # ---------------------------------------------------------------- saved and resumed
-
-
-def everything(output: Path) -> dict[str, np.ndarray]:
-    with safe_open(Snapshots(output).all()[-1] / snapshots.TENSORS, framework="np") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def assert_same(output: Path, straight: Path) -> None:

@@ -23,7 +23,9 @@ _PUBLIC = {
     "save":           "swinv2.checkpoints",
     "fold":           "swinv2.fold",
     "train":          "swinv2.train",
+    "pretrain":       "swinv2.pretrain",
     "evaluate":       "swinv2.evaluate",
+    "explain":        "swinv2.explain",
 }  # fmt: skip
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
     from swinv2.checkpoints import load, save
     from swinv2.config import SwinV2Config
     from swinv2.evaluate import evaluate
+    from swinv2.explain import explain
     from swinv2.fold import fold
     from swinv2.model import SwinV2, create_model
     from swinv2.predict import Predictor
     from swinv2.preprocess import Preprocess
+    from swinv2.pretrain import pretrain
     from swinv2.train import train
 
 

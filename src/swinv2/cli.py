@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import swinv2
+from swinv2 import world
 from swinv2.verbs import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ VERBS: dict[str, tuple[str, str]] = {
     # verb      module              what it does
     "predict":  ("swinv2.predict",  "say what pictures show"),
     "train":    ("swinv2.train",    "train or fine-tune on a folder of pictures"),
+    "pretrain": ("swinv2.pretrain", "learn from pictures without labels, before training"),
     "evaluate": ("swinv2.evaluate", "measure a model on labelled pictures"),
+    "explain":  ("swinv2.explain",  "show where in a picture a model looks"),
+    "report":   ("swinv2.report",   "make a page about a run: curves, mistakes, calibration"),
     "convert":  ("swinv2.convert",  "move weights between libraries"),
-    "data":     ("swinv2.data",     "prepare data sets"),
+    "data":     ("swinv2.data",     "look into data sets, make them ready, pack them"),
     "models":   ("swinv2.models",   "list the models: size, cost, accuracy, licence"),
     "doctor":   ("swinv2.doctor",   "say what works on this machine, and what to do about the rest"),
 }  # fmt: skip
@@ -78,7 +82,7 @@ def help_text() -> str:
 def explain(error: Exception) -> tuple[Exit, str]:
     """An exception -> the exit code and the one line that a user sees."""
     from swinv2.artifact import ArtifactError
-    from swinv2.data.folder import DataError
+    from swinv2.data import DataError
 
     text = " ".join(str(error).split())
     match error:
@@ -102,7 +106,9 @@ def explain(error: Exception) -> tuple[Exit, str]:
         case OSError():
             return Exit.FAILED, _file_text(error, text)
         case _ if isinstance(error, MemoryError) or _is_out_of_memory(error, text):
-            return Exit.FAILED, "not enough memory; try a smaller batch, image or model"
+            # Training says itself what would help.
+            ours = text if type(error).__module__.startswith("swinv2.") else ""
+            return Exit.FAILED, ours or "not enough memory; try a smaller batch, image or model"
     if "torchvision::" in text:  # a RuntimeError of torch on importing the torchvision of another torch
         return (
             Exit.EXTRA,
@@ -196,9 +202,14 @@ def _asks_json(argv: list[str]) -> bool:
 
 
 def _refuse(argv: list[str], code: Exit, text: str) -> int:
-    """Say why nothing came of it: to people, and with --json to programs."""
-    print(f"error: {text}", file=sys.stderr)
-    if _asks_json(argv):
+    """Say why nothing came of it: to people, and with --json to programs.
+
+    Of several processes that work together, the first speaks for all but where one has a defect of its own.
+    """
+    me = world.current()
+    if me.is_first or code == Exit.FAILED:
+        print(f"error: {text}", file=sys.stderr)
+    if me.is_first and _asks_json(argv):
         from swinv2.console import emit_json
 
         emit_json({"error": text, "code": int(code)})

@@ -34,7 +34,8 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow decodes outside of Pyt
 
 @dataclass(frozen=True)
 class Score:
-    """One class of a prediction. score is its softmax probability; synset is there for ImageNet models."""
+    """One class of a prediction. score is its probability: softmax, or where pictures have several classes sigmoid;
+    synset is there for ImageNet models."""
 
     index: int
     name: str
@@ -173,8 +174,14 @@ class Predictor:
         if not np.isfinite(logits).all():
             precision = self.session.precision
             return Failure(file, f"{file}: the model's answer in {precision} is not finite; try fp32")
-        powers = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities = powers / powers.sum()
+        logits = logits.astype(np.float64)
+        if (
+            "thresholds" in self.record.provenance
+        ):  # trained on pictures with several classes: each is a yes or no
+            probabilities = 0.5 * (1 + np.tanh(logits / 2))
+        else:
+            powers = np.exp(logits - logits.max())
+            probabilities = powers / powers.sum()
         best = np.argsort(-probabilities, kind="stable")[: self.top_k]
         synsets = self.record.synsets
         return Prediction(

@@ -30,6 +30,7 @@ from swinv2.preprocess import Preprocess
 Transform = Callable[[Any, Key], Tensor]  # Pillow image -> [C, H, W]
 
 MEMORY = 256 * 2**20  # bytes of decoded pictures that are kept; 85,000 of 32 x 32
+GRACE = 30  # seconds that a worker outlives a SIGTERM, where the main process does not end it before
 
 
 class Batch(NamedTuple):
@@ -229,9 +230,13 @@ def _shared_room() -> float:
 
 
 def _prepare_worker(_: int) -> None:
+    """Signals are answered by the main process, which saves with the workers' help and ends them."""
     import signal
 
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is answered by the main process, which ends the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        # Schedulers and pkill end every process they find: this one stays while the main process saves.
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # terminals and launchers send signals to the whole group of the main process
     torch.set_num_threads(1)
