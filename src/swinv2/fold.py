@@ -25,7 +25,7 @@ from swinv2.model import (
     merge_patches,
     pad_to_multiple,
 )
-from swinv2.ops import window_attention
+from swinv2.ops import choose, window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
@@ -61,7 +61,7 @@ class FoldedBlock(nn.Module):
     logit_scale: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block, stage: Stage, offsets: Offsets):
+    def __init__(self, block: Block, stage: Stage, offsets: Offsets, dtype: torch.dtype):
         super().__init__()
         attn, self.heads = block.attn, stage.heads
         self.window, self.shift = stage.window, stage.shift_of(block.index)
@@ -76,12 +76,18 @@ class FoldedBlock(nn.Module):
             mask = region_mask(stage.grid, self.window, self.shift, dtype=bias.dtype, device=bias.device)
             bias = mask[:, None] + bias
         self.register_buffer("bias", bias)
+        # Products on a CPU add the bias in their own precision: rounded here, and not in every call.
+        is_rounded = choose(attn.qkv.weight.to(dtype), window=self.window) == "matmul" and dtype != bias.dtype
+        self.rounded_bias = bias.to(dtype) if is_rounded else None
         wide = torch.promote_types(attn.logit_scale.dtype, torch.float32)
         self.register_buffer("logit_scale", attn.logit_scale.detach().to(wide).clamp(max=MAX_LOGIT_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
+        qkv, bias = self.qkv(x), self.bias
+        if self.rounded_bias is not None and choose(qkv, window=self.window) == "matmul":
+            bias = self.rounded_bias
         attended = window_attention(
-            self.qkv(x), self.logit_scale, self.bias, heads=self.heads, window=self.window, shift=self.shift
+            qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift
         )
         x = self.norm1(self.proj(attended)).add_(x)  # in place: nobody else reads the normalised map
         x = self.norm2(self.fc2(F.gelu(self.fc1(x)))).add_(x)
@@ -134,7 +140,7 @@ class FoldedSwinV2(nn.Module):
         for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
             offsets = Offsets.of(stage, model.norm.weight.detach())
             parts: list[nn.Module] = [FoldedPatchEmbed(model.patch_embed)] if stage.index == 0 else []
-            parts += [FoldedBlock(block, stage, offsets) for block in layer.blocks]  # type: ignore[union-attr]
+            parts += [FoldedBlock(block, stage, offsets, dtype) for block in layer.blocks]  # type: ignore[union-attr]
             if layer.downsample is not None:
                 parts.append(FoldedMerging(layer.downsample))  # type: ignore[arg-type]
             self.stages.append(FoldedStage(stage, *parts))
