@@ -9,6 +9,7 @@ A table stands between <!-- table: NAME --> and <!-- end -->; TABLES has a funct
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from swinv2.config import VARIANTS, published, tag
 from swinv2.counts import macs, parameters
+from swinv2.train import rules, settings
 from swinv2.weights import WEIGHTS
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +92,87 @@ def inference() -> str:
     return "\n\n".join(parts)
 
 
-TABLES: dict[str, Callable[[], str]] = {"models": models, "costs": costs, "inference": inference}
+def training() -> str:
+    """Steps of benchmarks/results/training-cpu.json."""
+    result = json.loads((RESULTS / "training-cpu.json").read_text())
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    rows = [
+        (f"`{row['model']}`", row["image_size"], row["batch"], row["precision"],
+         *(f"{row['images_per_second'][k]:.1f}" for k in ("timm", "swinv2")), f"{row['speedup']:.2f}",
+         *(f"{row['peak_mb'][k]:,}" for k in ("timm", "swinv2")), f"{row['memory']:.2f}")
+        for row in result["rows"]
+    ]  # fmt: skip
+    head = (
+        "model | pixels | batch | precision | images/s: timm | ours | speed-up | peak MB: timm | ours "
+        "| ours / timm"
+    )
+    where = f"{m['cpu']}, {m['threads']} threads, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    return f"{where}\n\n{table(head, rows)}"
+
+
+STARTS = {
+    "finetune": "weights", "scratch_small": "nothing", "scratch_1k": "nothing", "pretrain_22k": "nothing",
+    "finetune_22k_1k_256": "22k weights", "finetune_22k_1k_384": "22k weights", "simmim_pretrain": "nothing",
+    "simmim_finetune": "SimMIM weights",
+}  # fmt: skip
+
+
+def shipped_recipes() -> str:
+    """The recipes of the package; rates as they are for the batch of the recipe."""
+    rows = []
+    for name in sorted(settings.names(), key=list(STARTS).index):
+        recipe = settings.load(name)
+        if recipe.epochs is None:
+            rows.append(
+                (
+                    f"`{name}`",
+                    STARTS[name],
+                    "of the weights",
+                    *["by the rule"] * 4,
+                    f"{recipe.weight_decay:g}",
+                )
+            )
+            continue
+        settled = recipe.settled(images=10**6, classes=1000)
+        scale = settled.learning_rate(settled.batch_size) / settled.lr
+        rates = " / ".join(f"{rate * scale:.0e}" for rate in (settled.lr, settled.warmup_lr, settled.min_lr))
+        if settled.schedule == "steps":
+            rates = rates.rpartition(" / ")[0] + f" / x {settled.decay_rate:g} at {settled.decay_epochs[0]}"
+        image = recipe.image_size or ("given" if name == "scratch_small" else "256")
+        rows.append(
+            (f"`{name}`", STARTS[name], image, f"{settled.epochs}, {settled.warmup_epochs:g}", settled.batch_size,
+             rates.replace("e-0", "e-"), f"{settled.layer_decay:g}", f"{settled.weight_decay:g}")
+        )  # fmt: skip
+    head = "recipe | starts from | image | epochs, warm-up | batch | lr / first / last | layer decay | weight decay"
+    return table(head, rows)
+
+
+def rule(rows: Iterable[rules.Row]) -> str:
+    """One of the tables that settle a recipe."""
+    head = (
+        "up to pictures | batch | epochs | bottom | drop path up to | crops from | RandAugment "
+        "| erasing | mixup, cutmix"
+    )
+    return table(
+        head,
+        (
+            (f"{row.images:,.0f}" if row.images < math.inf else "more", row.batch, row.epochs, f"{row.bottom:g}",
+             f"{row.drop_path:g}" if row.drop_path < 1 else "any", f"{row.crop:.0%}", f"`{row.auto_augment}`",
+             f"{row.erasing:g}", f"{row.mixup:g}, {row.cutmix:g}")
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "models": models,
+    "costs": costs,
+    "inference": inference,
+    "training": training,
+    "recipes": shipped_recipes,
+    "from_weights": lambda: rule(rules.FROM_WEIGHTS),
+    "from_nothing": lambda: rule(rules.FROM_NOTHING),
+}
 
 
 def filled(text: str) -> str:
