@@ -25,8 +25,9 @@ test-slow: .venv/.test      ## full-size models, compilers, long blocks of the d
 gpu: .venv/.test            ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: .venv/.test          ## ours against timm, transformers and torchvision, in one interleaved run
+bench: .venv/.test          ## ours against timm, transformers and torchvision, in interleaved runs
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/training.py
 
 docs: .venv/.test           ## write the generated tables of README and docs again
 	$(BIN)/python docs/generate.py
