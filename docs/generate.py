@@ -17,7 +17,7 @@ from pathlib import Path
 
 from swinv2.config import VARIANTS, published, tag
 from swinv2.counts import macs, parameters
-from swinv2.train import rules, settings
+from swinv2.train.recipes import rules, settings
 from swinv2.weights import WEIGHTS
 
 ROOT = Path(__file__).parent.parent

@@ -55,7 +55,7 @@ def quick_runs():
     from training import SPECK
 
     from swinv2 import config, report
-    from swinv2.train import results
+    from swinv2.train.shown import results
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -12,8 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from swinv2 import artifact
-from swinv2.train import Result, snapshots, train
-from swinv2.train.snapshots import Snapshots
+from swinv2.train import Result, train
+from swinv2.train.saving import snapshots
+from swinv2.train.saving.snapshots import Snapshots
 
 # Everything that draws random numbers or keeps averages; a checkpoint and a line of figures after every step.
 QUICK = {

@@ -13,9 +13,9 @@ from training import SPECK
 from swinv2.data.order import Key, Order
 from swinv2.model import Offsets, SwinV2
 from swinv2.preprocess import Preprocess
-from swinv2.train.augment import Augment, Mix, seeded
-from swinv2.train.drop_path import DropPaths
-from swinv2.train.recipe import Settled
+from swinv2.train.method.augment import Augment, Mix, seeded
+from swinv2.train.method.drop_path import DropPaths
+from swinv2.train.recipes.recipe import Settled
 
 BOTH = Settled(mixup=0.8, cutmix=1.0, label_smoothing=0.1, seed=1)
 

@@ -25,8 +25,8 @@ from swinv2.data.packed import packed
 from swinv2.data.split import Files
 from swinv2.data.unreadable import LeftOut, Unreadable
 from swinv2.preprocess import Preprocess
-from swinv2.train.augment import Augment, posterize, seeded
-from swinv2.train.recipe import Settled
+from swinv2.train.method.augment import Augment, posterize, seeded
+from swinv2.train.recipes.recipe import Settled
 
 PREPROCESS = Preprocess(size=(32, 32), resize_to=36)
 

@@ -17,8 +17,8 @@ from swinv2.data.loader import Batch
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
 from swinv2.train.classify import Classification
-from swinv2.train.distill import Teacher, divergence
-from swinv2.train.recipe import Recipe
+from swinv2.train.method.distill import Teacher, divergence
+from swinv2.train.recipes.recipe import Recipe
 
 NAMES = ("blue", "green", "red", "white", "black")
 SEEN = Preprocess.official(32)

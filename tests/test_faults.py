@@ -15,7 +15,7 @@ from swinv2.train import begin
 from swinv2.train import run as runs
 from swinv2.train.classify import Classification
 from swinv2.train.faults import Diverged, OutOfMemory
-from swinv2.train.snapshots import Snapshots
+from swinv2.train.saving.snapshots import Snapshots
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 

@@ -10,8 +10,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
-from swinv2.train.loss import Loss
-from swinv2.train.recipe import Recipe
+from swinv2.train.method.loss import Loss
+from swinv2.train.recipes.recipe import Recipe
 
 
 @dataclass

@@ -14,9 +14,9 @@ from training import SPECK
 from swinv2.config import VARIANTS
 from swinv2.counts import parameter_shapes
 from swinv2.model import SwinV2
-from swinv2.train.ema import Ema
-from swinv2.train.optim import Schedule, adamw, groups, set_rate, summary
-from swinv2.train.recipe import Settled
+from swinv2.train.method.ema import Ema
+from swinv2.train.method.optim import Schedule, adamw, groups, set_rate, summary
+from swinv2.train.recipes.recipe import Settled
 
 
 def official_no_decay(config) -> set[str]:

@@ -14,9 +14,9 @@ from swinv2.counts import parameters
 from swinv2.data.order import Order
 from swinv2.model import Block, Offsets, SwinV2
 from swinv2.train.memory import Load, _block, peak
-from swinv2.train.optim import Schedule
+from swinv2.train.method.optim import Schedule
 from swinv2.train.plan import GB, _gb, advice, capacity, plan, savings
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes.recipe import Recipe
 
 NARROW = SwinV2Config(
     architecture="narrow", image_size=64, window=8, embed_dim=64, depths=(2, 2, 4, 2), heads=(2, 4, 8, 16),

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from swinv2 import console
-from swinv2.train import progress
-from swinv2.train.loggers import Log
-from swinv2.train.progress import Progress, fitted
-from swinv2.train.state import Running
+from swinv2.train.saving.state import Running
+from swinv2.train.shown import progress
+from swinv2.train.shown.loggers import Log
+from swinv2.train.shown.progress import Progress, fitted
 
 ROW = {"epoch": 1, "step": 20, "loss": 0.5, "train_loss": 0.75, "lr": 1e-3, "images_per_second": 300.0}
 

@@ -16,9 +16,9 @@ from swinv2.config import VARIANTS
 from swinv2.data.split import Split
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
-from swinv2.train import rules, settings
-from swinv2.train.optim import Schedule
-from swinv2.train.recipe import Recipe, Settled
+from swinv2.train.method.optim import Schedule
+from swinv2.train.recipes import rules, settings
+from swinv2.train.recipes.recipe import Recipe, Settled
 from swinv2.train.start import settle
 
 TINY, BASE, LARGE = (

@@ -18,10 +18,12 @@ from safetensors.torch import save_file
 from training import OPTIONS, command, exit_codes, started, write_split
 
 from swinv2 import artifact
-from swinv2.train import results, snapshots, train
 from swinv2.train import run as runs
+from swinv2.train import train
 from swinv2.train.classify import Classification
-from swinv2.train.snapshots import Snapshots, Unsaved
+from swinv2.train.saving import snapshots
+from swinv2.train.saving.snapshots import Snapshots, Unsaved
+from swinv2.train.shown import results
 
 STEPS = 6  # two epochs of three
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -28,7 +28,7 @@ from swinv2.config import SwinV2Config
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
 from swinv2.train import train
-from swinv2.train.loss import Loss
+from swinv2.train.method.loss import Loss
 
 DEPTHS, HEADS, SIZE, BATCH, EPOCHS, SEED = (1, 2, 1), (1, 2, 4), 64, 8, 10, 5
 CONFIG = SwinV2Config(

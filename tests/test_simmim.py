@@ -26,11 +26,11 @@ from swinv2.data.split import DataError
 from swinv2.data.unlabelled import MEASURED, read_unlabelled
 from swinv2.model import SwinV2
 from swinv2.pretrain import Result, pretrain
-from swinv2.train import settings
-from swinv2.train.masking import Masks, enlarged, hidden_error, targets
-from swinv2.train.optim import Schedule, groups
-from swinv2.train.recipe import Recipe
-from swinv2.train.simmim import SimMIM
+from swinv2.train.method.optim import Schedule, groups
+from swinv2.train.recipes import settings
+from swinv2.train.recipes.recipe import Recipe
+from swinv2.train.simmim.masking import Masks, enlarged, hidden_error, targets
+from swinv2.train.simmim.pretraining import SimMIM
 
 BACKBONE = replace(SMALL, num_classes=0)
 SIDE = BACKBONE.image_size[0]
@@ -324,7 +324,7 @@ def test_a_run_learns_and_shows_it(finished):
 
 def test_the_reconstruction_shows_what_the_network_predicts():
     """Visible pixels as they are; hidden ones as predicted, given the brightness and contrast around them."""
-    from swinv2.train.reconstruction import Example
+    from swinv2.train.simmim.reconstruction import Example
 
     image = torch.randn(3, 16, 16)
     hidden = torch.zeros(4, 4, dtype=torch.bool)

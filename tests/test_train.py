@@ -19,11 +19,12 @@ import swinv2
 from swinv2 import artifact, config
 from swinv2.cli import main
 from swinv2.data import DataError, read_training
-from swinv2.train import Result, describe, train
-from swinv2.train import settings as recipes
+from swinv2.train import Result, train
 from swinv2.train.faults import Diverged
+from swinv2.train.recipes import settings as recipes
 from swinv2.train.run import Run
-from swinv2.train.state import Running
+from swinv2.train.saving.state import Running
+from swinv2.train.shown import describe
 
 QUICK = {"pretrained": False, "augment": "small", "batch_size": 8, "crop_pct": 1.0, "epochs": 2, "lr": 0.05}
 

@@ -13,9 +13,9 @@ from training import SPECK, write_split
 
 from swinv2 import config
 from swinv2.cli import main, parse
-from swinv2.train import settings as recipes
 from swinv2.train import train
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes import settings as recipes
+from swinv2.train.recipes.recipe import Recipe
 
 QUICK = {"pretrained": False, "augment": "small", "batch_size": 8, "crop_pct": 1.0, "epochs": 1, "lr": 0.05}
 

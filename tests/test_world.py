@@ -18,7 +18,7 @@ from swinv2.config import SwinV2Config
 from swinv2.data.split import DataError
 from swinv2.train import launch, train
 from swinv2.train import run as runs
-from swinv2.train.snapshots import Snapshots
+from swinv2.train.saving.snapshots import Snapshots
 
 # What only the giants have: more norms, as every second block of stage 3 has here. Windows come from pre-training.
 GIANT = SwinV2Config(

@@ -91,7 +91,7 @@ def _enter(function: Callable[..., Any], arguments: tuple, place: dict[str, str]
     import torch
 
     from swinv2 import config, report
-    from swinv2.train import results
+    from swinv2.train.shown import results
 
     os.environ.update(place)
     number = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

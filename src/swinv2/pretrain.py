@@ -1,6 +1,6 @@
 """The verb pretrain: an encoder learns from pictures without labels (SimMIM), to be trained on others afterwards.
 
-train/simmim.py is what is learnt; the run is that of `swinv2 train`, with its checkpoints, processes and reports.
+train/simmim/ is what is learnt; the run is that of `swinv2 train`, with its checkpoints, processes and reports.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from swinv2 import console, world
 from swinv2.train import ready, stopped
-from swinv2.train.recipe import Recipe
-from swinv2.train.settings import takes_recipe
+from swinv2.train.recipes.recipe import Recipe
+from swinv2.train.recipes.settings import takes_recipe
 from swinv2.verbs import Exit, make_callable
 
 if TYPE_CHECKING:
     from swinv2.train.request import Request
-    from swinv2.train.simmim import Pretraining
+    from swinv2.train.simmim.pretraining import Pretraining
 
 make_callable(__name__)
 
@@ -107,7 +107,7 @@ def pretrain(
 
 def _task(request: Request, recipe: Recipe) -> Pretraining:
     from swinv2.data.unlabelled import read_unlabelled
-    from swinv2.train.simmim import Pretraining
+    from swinv2.train.simmim.pretraining import Pretraining
 
     return Pretraining(request.model, recipe, *read_unlabelled(request.data))
 

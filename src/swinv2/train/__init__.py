@@ -1,8 +1,7 @@
-"""The verb train: from a folder of pictures to a model file, with everything that a person wants to see of
-it.
+"""The verb train: from a folder of pictures to a model file, with everything that a person wants to see of it.
 
-recipe.py says how; begin.py finds the run that is meant and run.py drives it; loop.py takes its steps, keeper.py
-saves it, results.py makes the report. classify.py is what is learnt.
+recipes/ says how; begin.py finds the run that is meant and run.py drives it; loop.py takes its steps, with what method/
+does in each; saving/ keeps it, shown/ says what it does, classify.py is what is learnt.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from swinv2 import console, world
 from swinv2.extras import require, share_processors
-from swinv2.train.recipe import Recipe
-from swinv2.train.settings import takes_recipe
+from swinv2.train.recipes.recipe import Recipe
+from swinv2.train.recipes.settings import takes_recipe
 from swinv2.verbs import Exit, make_callable
 
 if TYPE_CHECKING:

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from swinv2 import world
-from swinv2.train import results, settings, snapshots
 from swinv2.train.compute import Compute
-from swinv2.train.describe import say
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes import settings
+from swinv2.train.recipes.recipe import Recipe
 from swinv2.train.request import Every, Request
 from swinv2.train.run import Run
-from swinv2.train.snapshots import Snapshots
+from swinv2.train.saving import snapshots
+from swinv2.train.saving.snapshots import Snapshots
+from swinv2.train.shown import results
+from swinv2.train.shown.describe import say
 from swinv2.train.start import default_output
 from swinv2.train.task import Task
 

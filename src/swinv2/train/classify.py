@@ -19,12 +19,12 @@ from swinv2.data import Split
 from swinv2.data.loader import Batch, Transform, Unreadable
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
-from swinv2.train.augment import Augment, Mix
 from swinv2.train.compute import Compute
-from swinv2.train.distill import Teacher
 from swinv2.train.feed import refuse_held_out
-from swinv2.train.loss import Loss
-from swinv2.train.recipe import Recipe
+from swinv2.train.method.augment import Augment, Mix
+from swinv2.train.method.distill import Teacher
+from swinv2.train.method.loss import Loss
+from swinv2.train.recipes.recipe import Recipe
 from swinv2.train.start import build, preprocessing, settle
 from swinv2.train.task import Measured, Sums
 

@@ -28,8 +28,8 @@ from swinv2.data.order import Order
 from swinv2.data.unreadable import LeftOut, Unreadable
 from swinv2.train import cores
 from swinv2.train.compute import Compute
-from swinv2.train.describe import say
 from swinv2.train.parallel import swin
+from swinv2.train.shown.describe import say
 from swinv2.train.task import Task
 
 CHECKED = 10_000  # pictures up to which a set that does not fit into memory is read once before the run

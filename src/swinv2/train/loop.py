@@ -20,10 +20,10 @@ from swinv2.data.loader import Batch, Unreadable
 from swinv2.data.order import Order
 from swinv2.train import faults
 from swinv2.train.compute import Compute, Stopwatch
-from swinv2.train.drop_path import DropPaths
-from swinv2.train.optim import Schedule, set_rate
+from swinv2.train.method.drop_path import DropPaths
+from swinv2.train.method.optim import Schedule, set_rate
 from swinv2.train.parallel import Parallel
-from swinv2.train.state import State
+from swinv2.train.saving.state import State
 from swinv2.train.task import Sums, Task
 
 Asks = Callable[

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from swinv2.config import VARIANTS, Pair, SwinV2Config, pair, resolve
 from swinv2.counts import macs, parameters
-from swinv2.train import settings
 from swinv2.train.memory import Load, Memory, peak
-from swinv2.train.recipe import Recipe, Settled
+from swinv2.train.recipes import settings
+from swinv2.train.recipes.recipe import Recipe, Settled
 from swinv2.verbs import Exit
 
 if TYPE_CHECKING:

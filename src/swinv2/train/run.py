@@ -14,22 +14,22 @@ import torch
 
 from swinv2 import report, world
 from swinv2.data import DataError
-from swinv2.train import describe, results
 from swinv2.train.compute import Compute, be_deterministic
-from swinv2.train.describe import say
-from swinv2.train.ema import Ema
 from swinv2.train.faults import Diverged
 from swinv2.train.feed import Feed
-from swinv2.train.keeper import Keeper
-from swinv2.train.loggers import Log
 from swinv2.train.loop import Loop, Taken
-from swinv2.train.optim import Schedule, adamw, groups
+from swinv2.train.method.ema import Ema
+from swinv2.train.method.optim import Schedule, adamw, groups
 from swinv2.train.parallel import Parallel, swin
-from swinv2.train.progress import Progress, duration
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes.recipe import Recipe
 from swinv2.train.request import Request
-from swinv2.train.rows import StepRows, epoch_row
-from swinv2.train.state import Running, State
+from swinv2.train.saving.keeper import Keeper
+from swinv2.train.saving.state import Running, State
+from swinv2.train.shown import describe, results
+from swinv2.train.shown.describe import say
+from swinv2.train.shown.loggers import Log
+from swinv2.train.shown.progress import Progress, duration
+from swinv2.train.shown.rows import StepRows, epoch_row
 from swinv2.train.stop import SAID, Stop, Stopped
 from swinv2.train.task import Measured, Task
 

@@ -14,8 +14,8 @@ from swinv2.config import ALIASES, published, resolve
 from swinv2.data.split import Split
 from swinv2.model import SwinV2, create_model
 from swinv2.preprocess import Preprocess
-from swinv2.train.loss import Loss
-from swinv2.train.recipe import Recipe, Settled
+from swinv2.train.method.loss import Loss
+from swinv2.train.recipes.recipe import Recipe, Settled
 
 
 def build(model: str, recipe: Recipe, classes: tuple[str, ...]) -> SwinV2:

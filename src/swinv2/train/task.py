@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from swinv2.data.split import Split
     from swinv2.train.compute import Compute
-    from swinv2.train.recipe import Settled
+    from swinv2.train.recipes.recipe import Settled
 
 Sums = dict[str, Tensor]  # figure -> its sum over the pictures of a batch, on the device
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from swinv2 import console
-from swinv2.train.optim import Group, summary
-from swinv2.train.state import Running
+from swinv2.train.method.optim import Group, summary
+from swinv2.train.saving.state import Running
 
 SCORES = {"top1": "top-1", "map": "mAP"}  # figures of an epoch that people follow; those that it has
 PLAIN_SECONDS = 30  # between two lines within an epoch, where there is no terminal

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swinv2 import report
-from swinv2.train import describe
-from swinv2.train.describe import say
 from swinv2.train.parallel import swin
+from swinv2.train.shown import describe
+from swinv2.train.shown.describe import say
 
 if TYPE_CHECKING:
     from swinv2.train.run import Run

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from swinv2.train.recipe import Freeze, Settled
+from swinv2.train.recipes.recipe import Freeze, Settled
 
 NO_DECAY = ("cpb_mlp", "logit_scale")  # parts of names, whatever module holds them
 WRAPPERS = ("module.", "_orig_mod.", "encoder.")  # what DDP, torch.compile and SimMIM put before a name

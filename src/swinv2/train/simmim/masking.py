@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swinv2.config import Pair, SwinV2Config
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes.recipe import Recipe
 
 EPSILON = 1e-6  # official; added to the variance
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from swinv2 import report
 from swinv2.preprocess import Preprocess
 from swinv2.report.style import QUIET, canvas
-from swinv2.train.masking import enlarged, neighbourhood
+from swinv2.train.simmim.masking import enlarged, neighbourhood
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from swinv2.config import VARIANTS, SwinV2Config
-from swinv2.train.recipe import Recipe, Settled
+from swinv2.train.recipes.recipe import Recipe, Settled
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from swinv2.model import SwinV2
-from swinv2.train.augment import seed_of
+from swinv2.train.method.augment import seed_of
 
 
 class DropPaths:

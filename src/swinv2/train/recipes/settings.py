@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from swinv2.train.recipe import Pair, Recipe, Sizes
+from swinv2.train.recipes.recipe import Pair, Recipe, Sizes
 
 Verb = Callable[..., int]
 
@@ -143,4 +143,4 @@ def _said(kind: Any) -> str:
 
 
 def _shipped() -> Any:
-    return resources.files("swinv2.train") / "recipes"
+    return resources.files("swinv2.train.recipes")

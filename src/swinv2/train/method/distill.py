@@ -14,7 +14,7 @@ from swinv2 import checkpoints
 from swinv2.artifact import Record
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes.recipe import Recipe
 
 
 class Teacher:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from swinv2 import world
-from swinv2.train.ema import Ema
+from swinv2.train.method.ema import Ema
 from swinv2.train.parallel import Parallel, fill, gathered, load_optimizer_state, optimizer_state
-from swinv2.train.snapshots import pack, unpack
+from swinv2.train.saving.snapshots import pack, unpack
 from swinv2.train.task import Task
 
 COUNTERS = ("step", "epoch", "offset", "skipped", "seconds", "rows", "best_epoch", "best_score")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swinv2.train.recipe import Recipe
+from swinv2.train.recipes.recipe import Recipe
 
 
 class Labelled(Protocol):

@@ -13,14 +13,15 @@ from torch import Tensor
 
 import swinv2
 from swinv2 import world
-from swinv2.train import faults, snapshots, state
-from swinv2.train.describe import say
+from swinv2.train import faults
 from swinv2.train.faults import Diverged
 from swinv2.train.parallel import Parallel, swin
-from swinv2.train.progress import duration
 from swinv2.train.request import Request
-from swinv2.train.snapshots import Snapshots, Unsaved
-from swinv2.train.state import State
+from swinv2.train.saving import snapshots, state
+from swinv2.train.saving.snapshots import Snapshots, Unsaved
+from swinv2.train.saving.state import State
+from swinv2.train.shown.describe import say
+from swinv2.train.shown.progress import duration
 from swinv2.train.task import Task
 
 # Settings that decide no weight, but for rounding: a resumed run may have others.

@@ -12,11 +12,11 @@ import torch
 
 import swinv2
 from swinv2 import world
-from swinv2.train import progress
 from swinv2.train.compute import Compute
-from swinv2.train.optim import Group, Schedule
+from swinv2.train.method.optim import Group, Schedule
 from swinv2.train.parallel import swin
-from swinv2.train.state import Running
+from swinv2.train.saving.state import Running
+from swinv2.train.shown import progress
 from swinv2.train.task import Task
 
 SLOW = 1 / 3  # share of the time that steps may wait for pictures without a word

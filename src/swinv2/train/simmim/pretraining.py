@@ -26,13 +26,13 @@ from swinv2.data.loader import Batch, Transform, Unreadable
 from swinv2.data.split import Split
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
-from swinv2.train import reconstruction
-from swinv2.train.augment import Augment
 from swinv2.train.compute import Compute
 from swinv2.train.feed import refuse_held_out
-from swinv2.train.masking import Masks, enlarged, hidden_error, targets
-from swinv2.train.recipe import Recipe, Settled
-from swinv2.train.reconstruction import Example
+from swinv2.train.method.augment import Augment
+from swinv2.train.recipes.recipe import Recipe, Settled
+from swinv2.train.simmim import reconstruction
+from swinv2.train.simmim.masking import Masks, enlarged, hidden_error, targets
+from swinv2.train.simmim.reconstruction import Example
 from swinv2.train.start import build, preprocessing, settle
 from swinv2.train.task import Measured, Sums
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from swinv2.train.loop import Taken
-from swinv2.train.state import State
+from swinv2.train.saving.state import State
 from swinv2.train.task import Measured, Task
 
 SPLIT = ("data_seconds", "transfer_seconds", "compute_seconds")

@@ -24,7 +24,7 @@ from swinv2.data.loader import AsPredicted
 from swinv2.data.order import Key
 from swinv2.extras import require
 from swinv2.preprocess import Preprocess
-from swinv2.train.recipe import Settled
+from swinv2.train.recipes.recipe import Settled
 
 if TYPE_CHECKING:
     from PIL import Image

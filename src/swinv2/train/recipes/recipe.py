@@ -180,7 +180,7 @@ class Recipe:
         Args:
             config: of the model; default is the tiny one.
         """
-        from swinv2.train.rules import settle
+        from swinv2.train.recipes.rules import settle
 
         return settle(self, images=images, classes=classes, config=config)
 

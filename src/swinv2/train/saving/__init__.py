@@ -1,0 +1,1 @@
+"""Nothing of a run is lost: its state, the checkpoints on disk, and when they are written and read."""
