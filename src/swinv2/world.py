@@ -7,6 +7,7 @@ meet, and not before.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import socket
@@ -92,6 +93,7 @@ def start(device: str | torch.device = "cpu", *, timeout: timedelta = MEETING) -
             world_size=me.size,
             timeout=EXCHANGE,
         )
+    atexit.register(stop)  # while Python still stands: torch warns of processes that leave without a word
     return me
 
 
