@@ -6,7 +6,8 @@ of training pictures fits into. docs/recipes.md explains the columns; the reason
 - epochs: a small set needs many passes to take enough steps, a large one few. Whatever the row says, a run takes at
   least MIN_STEPS steps: an optimizer needs them to get anywhere, however few the pictures.
 - batch: an epoch of a small set should still be a dozen steps or more.
-- crops, RandAugment, erasing: a crop of 8 % of a picture teaches a million pictures and confuses a thousand.
+- crops, RandAugment, erasing: a crop of 8 % of a picture teaches a million pictures and confuses a thousand. What starts
+  from nothing on a few thousand has enough to learn without RandAugment, erasing and dropped branches (docs/log.md).
 - mixup, cutmix: regularise long runs on many pictures of each class; in short ones they only slow learning down.
 - bottom: the patch embedding of trained weights learns with this share of the rate. The fewer the pictures, the more
   is kept of what the weights know. The layer decay follows from it and from the depth, so that deep and shallow
@@ -52,8 +53,8 @@ FROM_WEIGHTS = (
     Row(math.inf,   128,   10,    0.5,   0.2,      0.08, _M9,        0.25,   0.8,  1.0),
 )  # fmt: skip
 FROM_NOTHING = (
-    Row(1_000,      16,    150,   1.0,   1.0,      0.5,  _M5,        0.0,    0.0,  0.0),
-    Row(5_000,      32,    100,   1.0,   1.0,      0.35, _M7,        0.1,    0.0,  0.0),
+    Row(1_000,      16,    150,   1.0,   0.0,      0.5,  "none",     0.0,    0.0,  0.0),
+    Row(5_000,      32,    100,   1.0,   0.0,      0.35, "none",     0.0,    0.0,  0.0),
     Row(20_000,     64,    80,    1.0,   1.0,      0.25, _M7,        0.1,    0.2,  0.5),
     Row(100_000,    128,   100,   1.0,   1.0,      0.15, _M9,        0.25,   0.8,  1.0),
     Row(math.inf,   256,   100,   1.0,   1.0,      0.08, _M9,        0.25,   0.8,  1.0),
