@@ -103,8 +103,8 @@ class Command:
                 type=_without_none(hints[name], p.default),
                 default=p.default,
                 help=described.get(name) or _COMMON_HELP.get(name, ""),
-                # models(name=None, /): an argument that may be left out
-                positional=p.default is p.empty or p.kind is p.POSITIONAL_ONLY,
+                # models(name=None, /): an argument that may be left out; *, to: an option that must be given
+                positional=p.kind is p.POSITIONAL_ONLY or (p.default is p.empty and p.kind is not p.KEYWORD_ONLY),
             )
             for name, p in inspect.signature(function).parameters.items()
         )
@@ -136,6 +136,8 @@ class Command:
             if option.dest in given:
                 read = [_value(parser, option, text) for text in given[option.dest]]
                 values[option.dest] = read if option.many else read[0]
+            elif option.required:
+                raise UsageError(f"--{option.name} is missing; give {_allowed(option.type)}")
             else:
                 values[option.dest] = list(option.default) if option.many else option.default
         return values
@@ -157,6 +159,9 @@ class Command:
                 name, equals, after = token.partition("=")
                 option = self._find(name, "--{}", program)
                 text = after if equals else self._following(option, tokens)
+                if option.many and get_origin(option.element) is Literal:  # --to onnx openvino, --to onnx,openvino
+                    given.setdefault(option.dest, []).extend(self._choices(option, text, tokens))
+                    continue
             else:
                 loose.append(token)
                 continue
@@ -177,6 +182,13 @@ class Command:
                 return "true"
             raise UsageError(f"--{option.name} needs a value: {_allowed(option.type)}")
         return tokens.pop(0)
+
+    def _choices(self, option: Option, text: str, tokens: list[str]) -> list[str]:
+        """Several of a fixed set of names, after one another; what is no such name is not taken."""
+        found, names = text.split(","), set(map(str, get_args(option.element)))
+        while tokens and set(tokens[0].split(",")) <= names:
+            found += tokens.pop(0).split(",")
+        return found
 
     def _find(self, written: str, form: str, program: str) -> Option:
         """The option of this name; form is how the user spells options, for the suggestion."""

@@ -3,25 +3,114 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from swinv2.extras import require
-from swinv2.runtimes.base import PRECISIONS, Runtime, Session
+from swinv2.runtimes.base import PRECISIONS, Node, Options, Runtime, Session
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Runtime", "Session", "choose", "open_session"]
+__all__ = ["ORDER", "PRECISIONS", "RUNTIMES", "Node", "Options", "Runtime", "Session", "choose", "formats", "open_session"]
 
-# In order of preference: "auto" takes the first that opens the file and can run here.
+# One row each. Devices, precisions, formats: the first is the default.
 RUNTIMES: dict[str, Runtime] = {
     row.name: row
     for row in (
         Runtime(
             "torch", "PyTorch, the folded network",
             suffixes=(".safetensors", ".pth", ".pt", ".bin", ".pdparams"), names=True,
-            devices=("cpu", "cuda", "mps"), precisions=PRECISIONS,
+            devices=("cpu", "cuda", "mps"), precisions=("fp32", "bf16", "fp16"),
             package="torch", extra="torch", module="swinv2.runtimes.torch",
+        ),
+        Runtime(
+            "onnx", "ONNX Runtime",
+            suffixes=(".onnx",), names=False,
+            devices=("cpu", "cuda", "tensorrt"), precisions=("fp32", "fp16", "int8"),
+            package="onnxruntime", extra="onnx", module="swinv2.runtimes.onnx",
+            exports=("fp32", "fp16", "int8"), converters=("onnx",), edge=True, dynamic_size=True,
+        ),
+        Runtime(
+            "openvino", "OpenVINO, on the processors and accelerators of Intel and on other CPUs",
+            suffixes=(".xml", ".onnx"), names=False, companions=(".bin",),
+            devices=("cpu", "gpu", "npu"), precisions=("fp32", "bf16", "fp16", "int8"),
+            package="openvino", extra="openvino", module="swinv2.runtimes.openvino",
+            exports=("fp32", "bf16", "fp16", "int8"), converters=("onnx",), edge=True, dynamic_size=True,
+        ),
+        Runtime(
+            "pt2", "PyTorch's compiled package (AOTInductor)",
+            suffixes=(".pt2",), names=False,
+            devices=("cpu", "cuda"), precisions=("fp32", "bf16", "fp16"),
+            package="torch", extra="torch", module="swinv2.runtimes.pt2",
+            exports=("fp32", "bf16", "fp16"),
+        ),
+        Runtime(
+            "torchscript", "TorchScript, for programs that embed LibTorch",
+            suffixes=(".torchscript",), names=False,
+            devices=("cpu", "cuda", "mps"), precisions=("fp32", "bf16", "fp16"),
+            package="torch", extra="torch", module="swinv2.runtimes.torchscript",
+            exports=("fp32", "bf16", "fp16"), edge=True,
+        ),
+        Runtime(
+            "tensorrt", "TensorRT, on NVIDIA GPUs",
+            suffixes=(".engine",), names=False,
+            devices=("cuda",), precisions=("fp32", "bf16", "fp16"),
+            package="tensorrt", extra="tensorrt", module="swinv2.runtimes.tensorrt",
+            exports=("fp32", "bf16", "fp16"), converters=("onnx", "tensorrt"),
+        ),
+        Runtime(
+            "executorch", "ExecuTorch with XNNPACK, on phones and boards",
+            suffixes=(".pte",), names=False,
+            devices=("cpu",), precisions=("fp32", "int8"),
+            package="executorch", extra="executorch", module="swinv2.runtimes.executorch",
+            exports=("fp32", "int8"), edge=True,
+        ),
+        Runtime(
+            "litert", "LiteRT (TensorFlow Lite), on phones and boards",
+            suffixes=(".tflite",), names=False,
+            devices=("cpu",), precisions=("fp32", "int8"),
+            package="ai_edge_litert", extra="litert", module="swinv2.runtimes.litert",
+            exports=("fp32", "int8"), converters=("litert_torch",), edge=True, dynamic_batch=False,
+        ),
+        Runtime(
+            "ncnn", "ncnn, on phones and boards",
+            suffixes=(".param",), names=False, companions=(".bin",),
+            devices=("cpu",), precisions=("fp32", "fp16"),
+            package="ncnn", extra="ncnn", module="swinv2.runtimes.ncnn",
+            exports=("fp32", "fp16"), converters=("pnnx",), edge=True, dynamic_batch=False,
+        ),
+        Runtime(
+            "mnn", "MNN, on phones and boards",
+            suffixes=(".mnn",), names=False,
+            devices=("cpu",), precisions=("fp32", "fp16"),
+            package="MNN", extra="mnn", module="swinv2.runtimes.mnn",
+            exports=("fp32",), converters=("onnx",), edge=True,
+        ),
+        Runtime(
+            "coreml", "Core ML, on the devices of Apple",
+            suffixes=(".mlpackage",), names=False,
+            devices=("cpu", "gpu", "npu"), precisions=("fp32", "fp16"),
+            package="coremltools", extra="coreml", module="swinv2.runtimes.coreml",
+            exports=("fp32", "fp16"), edge=True,
+        ),
+        Runtime(
+            "paddle", "weights for PaddleClas",
+            suffixes=(".pdparams",), names=False,
+            devices=("cpu", "cuda", "mps"), precisions=("fp32", "bf16", "fp16"),
+            package="torch", extra="torch", module="swinv2.runtimes.paddle",
+            exports=("fp32",),
         ),
     )
 }  # fmt: skip
+
+# What "auto" takes where several runtimes open a file: the fastest first (benchmarks/results/exports-cpu.json).
+ORDER: dict[str, tuple[str, ...]] = {
+    "cpu": ("torch", "openvino", "onnx"),
+    "other": ("torch", "onnx", "openvino"),
+}
+
+
+def formats() -> tuple[str, ...]:
+    """The names that `swinv2 export --to` takes."""
+    return tuple(row.name for row in RUNTIMES.values() if row.exports)
 
 
 def open_session(
@@ -29,7 +118,7 @@ def open_session(
     runtime: str = "auto",
     *,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> Session:
     """Open a model file, or a published model by name.
@@ -37,7 +126,8 @@ def open_session(
     Args:
         runtime: a key of RUNTIMES; "auto" takes the first that opens the file and can run here.
         device: cpu, cuda, cuda:1, mps, ...; "auto" takes the fastest kind that is there.
-        precision: of the computation: fp32, bf16 or fp16.
+        precision: of the computation: fp32, bf16, fp16 or int8; "auto" takes that of the file, fp32 where it
+            does not say.
         threads: of the computation on a CPU; default: what the runtime chooses.
 
     Raises:
@@ -52,12 +142,12 @@ def open_session(
 
 
 def choose(
-    source: str | os.PathLike[str], runtime: str = "auto", *, device: str = "auto", precision: str = "fp32"
+    source: str | os.PathLike[str], runtime: str = "auto", *, device: str = "auto", precision: str = "auto"
 ) -> Runtime:
     """The row that opens a source; raises as open_session does."""
     if runtime != "auto" and runtime not in RUNTIMES:
         raise ValueError(f"no runtime is called {runtime!r}; there are auto, {', '.join(RUNTIMES)}")
-    candidates = [row for row in RUNTIMES.values() if _opens(row, source)]
+    candidates = sorted((row for row in RUNTIMES.values() if _opens(row, source)), key=_place(device))
     if runtime != "auto":
         row = RUNTIMES[runtime]
         if row not in candidates:
@@ -73,6 +163,13 @@ def choose(
         require(row.package, extra=row.extra)  # where that is what is missing: ImportError, with the cure
         raise ValueError(why)
     raise ValueError(f"no runtime can open {source} here: " + "; ".join(reasons.values()))
+
+
+def _place(device: str) -> Callable[[Runtime], int]:
+    """Where a row stands for this device; those that ORDER does not name keep the order of the table, behind it."""
+    kind = device.partition(":")[0]
+    order = ORDER["cpu" if kind in ("auto", "cpu") else "other"]
+    return lambda row: order.index(row.name) if row.name in order else len(order)
 
 
 def _opens(row: Runtime, source: str | os.PathLike[str]) -> bool:

@@ -12,7 +12,7 @@ from swinv2.fold import fold
 from swinv2.model import SwinV2
 from swinv2.runtimes.base import Session
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchSession(Session):
@@ -24,14 +24,15 @@ class TorchSession(Session):
 
     runtime = "torch"
 
-    def __init__(self, model: SwinV2, *, device: str = "auto", precision: str = "fp32"):
+    def __init__(self, model: SwinV2, *, device: str = "auto", precision: str = "auto"):
         if model.record is None:
             raise ValueError("the model has no record (preprocessing, class names); set model.record first")
+        precision = "fp32" if precision == "auto" else precision
         if why := unsupported(device, precision):
             raise ValueError(why)
         self.record, self.precision = model.record, precision
         self.device = fastest_device() if device == "auto" else device
-        size, dtype = self.record.preprocess.size, _DTYPES[precision]
+        size, dtype = self.record.preprocess.size, DTYPES[precision]
         self._network = fold(model, image_size=size, dtype=dtype).to(self.device)
 
     @torch.inference_mode()
@@ -56,8 +57,8 @@ def open(
 
 def unsupported(device: str, precision: str) -> str | None:
     """Why PyTorch cannot compute on this device here; None where it can."""
-    if precision not in _DTYPES:
-        return f"torch computes in {', '.join(_DTYPES)}, not in {precision!r}"
+    if precision not in ("auto", *DTYPES):
+        return f"torch computes in {', '.join(DTYPES)}, not in {precision!r}"
     if device == "auto":
         return None
     try:
