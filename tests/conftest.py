@@ -65,3 +65,11 @@ def quick_runs():
         patch.setattr(report, "save", lambda *_: None)
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """A format whose converter and runtime do as they are told (exports.Pretend), without other processes."""
+    from exports import install_pretend
+
+    return install_pretend(monkeypatch)

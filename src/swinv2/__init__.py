@@ -26,22 +26,30 @@ _PUBLIC = {
     "pretrain":       "swinv2.pretrain",
     "evaluate":       "swinv2.evaluate",
     "explain":        "swinv2.explain",
+    "export":         "swinv2.export",
+    "verify":         "swinv2.verify",
+    "quantize":       "swinv2.quantize",
+    "benchmark":      "swinv2.benchmark",
 }  # fmt: skip
 
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
     from swinv2.artifact import ArtifactError, Record
+    from swinv2.benchmark import benchmark
     from swinv2.checkpoints import load, save
     from swinv2.config import SwinV2Config
     from swinv2.evaluate import evaluate
     from swinv2.explain import explain
+    from swinv2.export import export
     from swinv2.fold import fold
     from swinv2.model import SwinV2, create_model
     from swinv2.predict import Predictor
     from swinv2.preprocess import Preprocess
     from swinv2.pretrain import pretrain
+    from swinv2.quantize import quantize
     from swinv2.train import train
+    from swinv2.verify import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,15 @@ Arguments and result are JSON. What the process prints is kept, and its last lin
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,15 @@ from swinv2.artifact import ArtifactError
 # Errors that are sentences for users keep their kind; all others become a Died.
 _KINDS = {
     kind.__name__: kind
-    for kind in (ValueError, ArtifactError, ImportError, FileNotFoundError, PermissionError, OSError, MemoryError)
+    for kind in (
+        ValueError,
+        ArtifactError,
+        ImportError,
+        FileNotFoundError,
+        PermissionError,
+        OSError,
+        MemoryError,
+    )
 }
 
 
@@ -34,7 +44,9 @@ class Died(RuntimeError):
         self.said = said
 
 
-def call(function: str, arguments: dict[str, Any], *, doing: str, environment: dict[str, str] | None = None) -> Any:
+def call(
+    function: str, arguments: dict[str, Any], *, doing: str, environment: dict[str, str] | None = None
+) -> Any:
     """Call "package.module:name" with keyword arguments in a new process; returns what it returns.
 
     Args:
@@ -51,24 +63,33 @@ def call(function: str, arguments: dict[str, Any], *, doing: str, environment: d
         command = [sys.executable, "-m", "swinv2.child", str(request), str(answer)]
         path = os.pathsep.join(p for p in sys.path if p)  # ours as we were found, wherever that was
         variables = os.environ | {"PYTHONPATH": path, "TMPDIR": folder} | (environment or {})
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables,
             text=True, errors="replace",
-        )  # fmt: skip
-        try:
-            said, _ = process.communicate()
-        except BaseException:  # Ctrl-C: nobody waits for its result any more
-            process.kill()
-            process.wait()
-            raise
+        ) as process:  # fmt: skip
+            try:
+                said, _ = process.communicate()
+            except BaseException:  # Ctrl-C: nobody waits for its result any more
+                process.kill()
+                raise
         if not answer.exists():
-            raise Died(f"{doing} ended with {_ending(process.returncode)}{_last_line(said)}", said)
+            raise died(process.returncode, doing, said)
         found = json.loads(answer.read_text())
+    return outcome(found, doing, said)
+
+
+def outcome(found: dict[str, Any], doing: str, said: str = "") -> Any:
+    """What attempt() found in another process: its result, or its error raised here."""
     if error := found.get("error"):
-        if error["kind"] in _KINDS:
+        if error["is_sentence"]:
             raise _again(_KINDS[error["kind"]], error)
         raise Died(f"{doing} failed: {error['kind']}: {error['text']}", said + error["traceback"])
     return found["result"]
+
+
+def died(code: int, doing: str, said: str) -> Died:
+    """A process that ended before it had a result."""
+    return Died(f"{doing} ended with {_ending(code)}{_last_line(said)}", said)
 
 
 def _again(kind: type[Exception], error: dict[str, Any]) -> Exception:
@@ -94,33 +115,41 @@ def _last_line(said: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """What the new process does."""
-    import importlib
-    import traceback
-
     request, answer = (Path(name) for name in arguments)
     asked = json.loads(request.read_text())
-    module, _, name = asked["function"].partition(":")
-    try:
-        found: dict[str, Any] = {"result": getattr(importlib.import_module(module), name)(**asked["arguments"])}
-    except Exception as error:
-        kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS]
-        text = " ".join(str(error).split())
-        found = {
-            "error": {
-                "kind": kinds[0] if kinds and not _is_foreign(error) else type(error).__name__,
-                "text": text,
-                "name": getattr(error, "name", None),
-                "errno": getattr(error, "errno", None),
-                "strerror": getattr(error, "strerror", None),
-                "filename": None if getattr(error, "filename", None) is None else str(error.filename),  # type: ignore[attr-defined]
-                "traceback": traceback.format_exc(),
-            }
-        }
     part = answer.with_suffix(".part")
-    part.write_text(json.dumps(found))
+    part.write_text(json.dumps(attempt(lambda: find(asked["function"])(**asked["arguments"]))))
     os.replace(part, answer)
     sys.stdout.flush()
     os._exit(0)  # runtimes that crash while they are taken apart have done their work
+
+
+def find(function: str) -> Callable[..., Any]:
+    """The function called "package.module:name"."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def attempt(work: Callable[[], Any]) -> dict[str, Any]:
+    """What came of it, as JSON holds it: {"result": ...}, or {"error": ...} for outcome() to raise again."""
+    try:
+        return {"result": work()}
+    except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS]
+        is_sentence = bool(kinds) and not _is_foreign(error)
+        filename = getattr(error, "filename", None)
+        return {
+            "error": {
+                "kind": kinds[0] if is_sentence else type(error).__name__,
+                "is_sentence": is_sentence,
+                "text": " ".join(str(error).split()),
+                "name": getattr(error, "name", None),
+                "errno": getattr(error, "errno", None),
+                "strerror": getattr(error, "strerror", None),
+                "filename": None if filename is None else str(filename),
+                "traceback": traceback.format_exc(),
+            }
+        }
 
 
 def _is_foreign(error: Exception) -> bool:

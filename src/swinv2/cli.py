@@ -86,6 +86,7 @@ def help_text() -> str:
 def explain(error: Exception) -> tuple[Exit, str]:
     """An exception -> the exit code and the one line that a user sees."""
     from swinv2.artifact import ArtifactError
+    from swinv2.child import Died
     from swinv2.data import DataError
 
     text = " ".join(str(error).split())
@@ -94,6 +95,8 @@ def explain(error: Exception) -> tuple[Exit, str]:
             return Exit.USAGE, text
         case ArtifactError() | DataError():
             return Exit.MODEL, text
+        case Died():
+            return Exit.FAILED, text
         case ImportError() if (error.name or "").split(".")[0] == "swinv2":
             pass  # a defect of ours
         case ImportError():

@@ -35,5 +35,7 @@ def problems(nodes: Iterable[Node], *, edge: bool, dynamic: bool = False) -> lis
             found.append(f"{operator} occurs {count} times")
     deep = [node for node in nodes if node.rank > MAX_RANK]
     if edge and deep:
-        found.append(f"{len(deep)} results have more than {MAX_RANK} dimensions, the first is of {deep[0].operator}")
+        found.append(
+            f"{len(deep)} results have more than {MAX_RANK} dimensions, the first is of {deep[0].operator}"
+        )
     return found

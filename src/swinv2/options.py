@@ -104,7 +104,8 @@ class Command:
                 default=p.default,
                 help=described.get(name) or _COMMON_HELP.get(name, ""),
                 # models(name=None, /): an argument that may be left out; *, to: an option that must be given
-                positional=p.kind is p.POSITIONAL_ONLY or (p.default is p.empty and p.kind is not p.KEYWORD_ONLY),
+                positional=p.kind is p.POSITIONAL_ONLY
+                or (p.default is p.empty and p.kind is not p.KEYWORD_ONLY),
             )
             for name, p in inspect.signature(function).parameters.items()
         )
@@ -159,7 +160,7 @@ class Command:
                 name, equals, after = token.partition("=")
                 option = self._find(name, "--{}", program)
                 text = after if equals else self._following(option, tokens)
-                if option.many and get_origin(option.element) is Literal:  # --to onnx openvino, --to onnx,openvino
+                if _is_choice(option):  # --to onnx openvino, --to onnx,openvino
                     given.setdefault(option.dest, []).extend(self._choices(option, text, tokens))
                     continue
             else:
@@ -229,7 +230,8 @@ class Command:
         """The help screen."""
         arguments = [o for o in self.options if o.positional]
         options = [o for o in self.options if not o.positional]
-        usage = " ".join([f"usage: {program}", *map(_usage, arguments), "[options]"])
+        asked = [_invocation(o) for o in options if o.required]
+        usage = " ".join([f"usage: {program}", *map(_usage, arguments), *asked, "[options]"])
         parts = [textwrap.fill(usage, WIDTH, subsequent_indent=" " * 8), textwrap.fill(self.summary, WIDTH)]
         parts += [textwrap.fill(p, WIDTH) for p in re.split(r"\n\s*\n", self.description) if p]
         if arguments:
@@ -267,6 +269,11 @@ def _example(line: str) -> str:
     return "\n".join(lines).rstrip()
 
 
+def _is_choice(option: Option) -> bool:
+    """Several of a fixed set of names: written after one another."""
+    return option.many and get_origin(option.element) is Literal
+
+
 def _usage(option: Option) -> str:
     written = option.written + ("..." if option.many else "")
     return written if option.required else f"[{written}]"
@@ -277,13 +284,15 @@ def _invocation(option: Option) -> str:
         return f"--{option.name}" + ("" if option.default is False else "={true,false}")
     if option.is_switch:
         return f"--{option.name} [{option.dest.upper()}]"
+    if _is_choice(option):
+        return f"--{option.name} {option.dest.upper()}..."
     return f"--{option.name} {option.metavar}"
 
 
 def _explained(option: Option) -> str:
     """The help of an option with its default, where there is one to tell."""
-    notes = ["may be repeated"] if option.many and not option.positional else []
-    if option.positional and get_origin(option.element) is Literal:
+    notes = ["may be repeated"] if option.many and not option.positional and not _is_choice(option) else []
+    if (option.positional or option.many) and get_origin(option.element) is Literal:
         notes.append(_allowed(option.element))
     if option.default not in (inspect.Parameter.empty, None, False, "", (), []):
         shown = ", ".join(map(str, option.default)) if option.many else option.default

@@ -85,7 +85,7 @@ class Predictor:
         runtime: str = "auto",
         top_k: int = 5,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
         batch_size: int = 8,
         threads: int | None = None,
         allow_urls: Urls = "public",
@@ -208,7 +208,7 @@ def command(
     top_k: int = 5,
     runtime: str = "auto",
     device: str = "auto",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
     batch_size: int = 8,
     threads: int | None = None,
     private_urls: bool = False,
@@ -222,11 +222,11 @@ def command(
 
     Args:
         images: files, folders (searched below), globs, http(s) URLs, or - for stdin.
-        model: model file, or the name of a published model (`swinv2 models`).
+        model: model file, exported or not, or the name of a published model (`swinv2 models`).
         top_k: classes per picture, at most as many as the model has.
         runtime: what computes; auto takes the best that is installed and opens the model.
         device: cpu, cuda, cuda:1, mps; auto takes an accelerator where there is one.
-        precision: of the computation.
+        precision: of the computation; auto takes that of the file, fp32 where it does not say.
         batch_size: pictures that the model sees at once.
         threads: of the computation on a CPU.
         private_urls: fetch from private, loopback and link-local addresses as well.

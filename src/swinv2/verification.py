@@ -43,10 +43,14 @@ class Reference:
         return {
             "step": self.step,
             "cases": [
-                {"size": list(size), "images": len(logits), "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode()}
+                {
+                    "size": list(size),
+                    "images": len(logits),
+                    "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
+                }
                 for size, logits in self.cases.items()
             ],
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Reference:
@@ -74,7 +78,7 @@ def sizes(base: Pair, *, dynamic: bool) -> list[Pair]:
 
 
 def measure(
-    path: Path, runtime: str, reference: Reference, *, precision: str, device: str = "auto", batches: Iterable[int] = BATCHES
+    path: Path, runtime: str, reference: Reference, *, device: str = "auto", batches: Iterable[int] = BATCHES
 ) -> tuple[list[Comparison], dict[str, str]]:
     """Open a file in a new process, run the probe images, compare with the reference.
 
@@ -86,7 +90,9 @@ def measure(
     """
     import numpy as np
 
-    wanted = [(size, batch) for size, logits in reference.cases.items() for batch in batches if batch <= len(logits)]
+    wanted = [
+        (size, batch) for size, logits in reference.cases.items() for batch in batches if batch <= len(logits)
+    ]
     with tempfile.TemporaryDirectory(prefix="swinv2-") as folder:
         ran = child.call(
             "swinv2.verification:run",
@@ -96,11 +102,13 @@ def measure(
         comparisons = []
         for i, (size, batch) in enumerate(wanted):
             found = np.load(Path(folder, f"{i}.npy"))[:, :: reference.step]
-            comparisons.append(compare(found, reference.cases[size][:batch], size, precision))
+            comparisons.append(compare(found, reference.cases[size][:batch], size))
     return comparisons, ran
 
 
-def run(path: str, runtime: str, device: str, cases: list[tuple[list[int], int]], folder: str) -> dict[str, str]:
+def run(
+    path: str, runtime: str, device: str, cases: list[tuple[list[int], int]], folder: str
+) -> dict[str, str]:
     """In the new process: the logits of every case, as files."""
     import numpy as np
 

@@ -66,9 +66,9 @@ def command(
     """
     done = []
     with progress(json) as say:
-        for one in exported:
-            say(f"verifying {one}")
-            done.append(verify(one, against=against, runtime=runtime, device=device))
+        for path in exported:
+            say(f"verifying {path}")
+            done.append(verify(path, against=against, runtime=runtime, device=device))
     if json:
         console.emit_json([one.to_dict() for one in done])
     for one in done:
@@ -115,7 +115,7 @@ def verify(
             reference = refer(source, dynamic_size="height" in about["dynamic"])
     precision = about["precision"]
     comparisons, ran = verification.measure(
-        path, row.name if runtime == "auto" else runtime, reference, precision=precision, device=device
+        path, row.name if runtime == "auto" else runtime, reference, device=device
     )
     problems += [problem for one in comparisons if (problem := one.problem(precision))][:1]
     return Verified(

@@ -111,7 +111,8 @@ def evaluate(
     workers: int | None = None,
     runtime: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
+    threads: int | None = None,
     unreadable: Literal["stop", "wrong"] = "stop",
     real_labels: str | os.PathLike | None = None,
     threshold: float | None = None,
@@ -122,7 +123,7 @@ def evaluate(
 
     Args:
         model: model file, published name, a swinv2 model with a record, or an open Session (then runtime,
-            device and precision are the session's).
+            device, precision and threads are the session's).
         data: any data set that `swinv2 train` takes.
         split: the part; default: the held-out one. An undivided set is measured whole, or where the model
             was trained on it, on the part that was held out.
@@ -143,7 +144,7 @@ def evaluate(
     found = read_split(data, split)
     me = world.current()
     joins = me.size > 1 and not world.has_met()
-    session, probe = open_for(model, runtime, own_device(device, me), precision, protocol)
+    session, probe = open_for(model, runtime, own_device(device, me), precision, threads, protocol)
     try:
         world.start(session.device)
         record = session.record
@@ -191,7 +192,8 @@ def command(
     workers: int | None = None,
     runtime: str = "auto",
     device: str = "auto",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    threads: int | None = None,
     unreadable: Literal["stop", "wrong"] = "stop",
     real_labels: str | None = None,
     threshold: float | None = None,
@@ -217,7 +219,8 @@ def command(
         workers: threads that decode pictures; default is one per processor, at most 8.
         runtime: what computes; auto takes the best that is installed and opens the model.
         device: cpu, cuda, cuda:1, mps; auto takes an accelerator where there is one.
-        precision: of the computation.
+        precision: of the computation; auto takes that of the file, fp32 where it does not say.
+        threads: of the computation on a CPU.
         unreadable: stop at a picture that cannot be read, or count it as wrong (exit code 5).
         real_labels: real.json of ImageNet-real, or timm for the copy inside timm; for the validation pictures of
             ImageNet.
@@ -239,7 +242,7 @@ def command(
         raise ValueError("parquet has no place without output; give --output FOLDER")
     result = evaluate(
         model, data, split=split, batch_size=batch_size, workers=workers, runtime=runtime, device=device,
-        precision=precision, unreadable=unreadable, real_labels=real_labels, threshold=threshold,
+        precision=precision, threads=threads, unreadable=unreadable, real_labels=real_labels, threshold=threshold,
         protocol=Protocol(image_size, window, resize, crop_pct, interpolation),
     )  # fmt: skip
     if world.current().is_first:

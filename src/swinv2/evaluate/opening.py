@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swinv2 import metrics, world
@@ -17,7 +18,8 @@ from swinv2.evaluate.printing import say
 from swinv2.evaluate.protocol import Protocol, with_protocol
 from swinv2.evaluate.reading import THREADS
 from swinv2.extras import share_processors
-from swinv2.runtimes import Session, open_session
+from swinv2.preprocess import Preprocess
+from swinv2.runtimes import Session, is_exported, open_session
 
 if TYPE_CHECKING:
     from swinv2.artifact import Record
@@ -36,7 +38,7 @@ def own_device(device: str, me: world.World) -> str:
 
 
 def open_for(
-    model: Any, runtime: str, device: str, precision: str, protocol: Protocol
+    model: Any, runtime: str, device: str, precision: str, threads: int | None, protocol: Protocol
 ) -> tuple[Session, Session | None]:
     """The session to measure, and one with the window of the weights where another one was asked for."""
     if isinstance(model, Session):
@@ -47,8 +49,14 @@ def open_for(
     if is_source:
         share_processors()
         if not protocol.changes_network:
-            session = open_session(model, runtime, device=device, precision=precision)
+            session = open_session(model, runtime, device=device, precision=precision, threads=threads)
             return with_protocol(session, protocol), None
+    if is_exported(model):
+        return sized(model, runtime, device, precision, threads, protocol), None
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     if runtime not in ("auto", "torch"):
         raise ValueError(
             f"image_size and window change the network, which {runtime} cannot; take runtime torch"
@@ -64,6 +72,26 @@ def open_for(
         network = resized(network, protocol, protocol.window)
     session = TorchSession(network, device=device, precision=precision)
     return with_protocol(session, protocol), chosen
+
+
+def sized(
+    path: Any, runtime: str, device: str, precision: str, threads: int | None, protocol: Protocol
+) -> Session:
+    """An exported model at another image size, where its file takes any."""
+    session = open_session(path, runtime, device=device, precision=precision, threads=threads)
+    if protocol.window is not None or not session.any_size:
+        session.close()
+        raise ValueError(
+            f"image_size and window change the network, which {path} cannot; export the model again with "
+            f"--image-size, or with --dynamic-size for every size"
+        )
+    assert protocol.image_size is not None
+    record = session.record
+    preprocess = Preprocess.official(protocol.image_size, record.config.in_chans)
+    session.record = replace(
+        record, preprocess=replace(preprocess, mean=record.preprocess.mean, std=record.preprocess.std)
+    )
+    return with_protocol(session, protocol)
 
 
 def other_window(model: SwinV2, protocol: Protocol) -> bool:

@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["Disagreement", "Exported", "export", "export_one", "refer"]
 
 Format = Literal[
-    "onnx", "openvino", "pt2", "torchscript", "tensorrt", "executorch", "litert", "ncnn", "mnn", "coreml", "paddle"
+    "onnx",
+    "openvino",
+    "pt2",
+    "torchscript",
+    "tensorrt",
+    "executorch",
+    "litert",
+    "ncnn",
+    "mnn",
+    "coreml",
+    "paddle",
 ]
 
 
@@ -138,11 +148,13 @@ def _export(
     if precision == "int8":
         from swinv2.quantize import quantize
 
-        done = quantize(model, data, names, targets=targets, image_size=image_size, opset=opset, say=say)
-        return [one.exported for one in done], {}
+        quantized = quantize(model, data, names, targets=targets, image_size=image_size, opset=opset, say=say)
+        return [one.exported for one in quantized], {}
     if data is not None:
         raise UsageError("--data is for int8; add --precision int8, or leave --data out")
-    done, failed, reference = [], {}, None
+    done: list[Exported] = []
+    failed: dict[str, Exception] = {}
+    reference = None
     with as_artifact(model, image_size, say) as source:
         for name in names:
             try:
@@ -152,7 +164,9 @@ def _export(
                 if reference is None:
                     say("running the torch model")
                     reference = refer(source, dynamic_size=dynamic_size)
-                done.append(export_one(source, targets[name], row, options, reference, device=device, say=say))
+                done.append(
+                    export_one(source, targets[name], row, options, reference, device=device, say=say)
+                )
             except Exception as error:
                 if not one_fails_alone:
                     raise
@@ -160,7 +174,9 @@ def _export(
     return done, failed
 
 
-def target(model: Any, name: str, precision: str, output: str | os.PathLike[str] | None, *, several: bool) -> Path:
+def target(
+    model: Any, name: str, precision: str, output: str | os.PathLike[str] | None, *, several: bool
+) -> Path:
     """The file to write: named after the model, with the precision where it is not fp32.
 
     Raises:

@@ -96,7 +96,7 @@ def export_one(
     """
     if why := row.cannot_export(options):
         raise ImportError(why) if "pip install" in why else ValueError(why)
-    with _workshop(target) as folder:
+    with workshop(target) as folder:
         path = folder / target.name
         say(f"{row.name}: writing {target.name}")
         about: dict[str, Any] = child.call(
@@ -114,21 +114,20 @@ def export_one(
         not_run = row.unsupported(device, options.precision) or ""
         if not not_run:
             say(f"{row.name}: comparing with the torch model")
-            comparisons, ran = verification.measure(
-                path, row.name, reference, precision=options.precision, device=device
-            )
+            comparisons, ran = verification.measure(path, row.name, reference, device=device)
             for comparison in comparisons:
                 if problem := comparison.problem(options.precision):
                     raise Disagreement(
-                        f"{target.name} was not written: {row.name} does not give the answers of the torch model; {problem}"
+                        f"{target.name} was not written: {row.name} does not give the answers of the torch model; "
+                        f"{problem}"
                     )
             about |= {"verified": {**ran, "comparisons": [c.to_dict() for c in comparisons]}}
             verification.write_record(row, path, _with_export(record, about))
         else:
             about |= {"verified": None, "not_run": not_run}
             verification.write_record(row, path, _with_export(record, about))
-        size = sum(_size(file) for file in row.files(path))
-        _move(row.files(path), target.parent)
+        size = sum(size_of(file) for file in row.files(path))
+        move(row.files(path), target.parent)
     return Exported(row.name, target, options.precision, size, about, tuple(comparisons), not_run)
 
 
@@ -137,7 +136,7 @@ def _with_export(record: Record, about: dict[str, Any]) -> Record:
 
 
 @contextmanager
-def _workshop(target: Path) -> Iterator[Path]:
+def workshop(target: Path) -> Iterator[Path]:
     """A folder beside the target, on the same disk, that is gone afterwards."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -147,7 +146,7 @@ def _workshop(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _move(files: tuple[Path, ...], folder: Path) -> None:
+def move(files: tuple[Path, ...], folder: Path) -> None:
     """Into place: what belongs to the model first, the file that is opened last."""
     for file in reversed(files):
         to = folder / file.name
@@ -156,5 +155,10 @@ def _move(files: tuple[Path, ...], folder: Path) -> None:
         os.replace(file, to)
 
 
-def _size(file: Path) -> int:
-    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else file.stat().st_size
+def size_of(file: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return (
+        sum(f.stat().st_size for f in file.rglob("*") if f.is_file())
+        if file.is_dir()
+        else file.stat().st_size
+    )

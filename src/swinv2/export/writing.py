@@ -17,7 +17,9 @@ from swinv2.config import Pair
 from swinv2.runtimes import RUNTIMES, Options
 
 
-def write(source: str, path: str, runtime: str, options: dict[str, Any], calibration: str | None) -> dict[str, Any]:
+def write(
+    source: str, path: str, runtime: str, options: dict[str, Any], calibration: str | None
+) -> dict[str, Any]:
     """Write a model file in a format, without a record.
 
     Args:
@@ -41,18 +43,27 @@ def write(source: str, path: str, runtime: str, options: dict[str, Any], calibra
     about: dict[str, Any] = {
         "format": row.name,
         "precision": chosen.precision,
-        "dynamic": [*(["batch"] if row.dynamic_batch else []), *(["height", "width"] if chosen.dynamic_size else [])],
+        "dynamic": [
+            *(["batch"] if row.dynamic_batch else []),
+            *(["height", "width"] if chosen.dynamic_size else []),
+        ],
         "written_with": {"swinv2": swinv2.__version__, **_versions(row.package, *row.converters)},
         **notes,
     }
     if hasattr(module, "nodes"):
         nodes = module.nodes(Path(path))
-        if found := lint.problems(nodes, edge=row.edge and not chosen.dynamic_size, dynamic=chosen.dynamic_size):
-            raise ValueError(f"the graph of {Path(path).name} breaks the rules: {'; '.join(found)}; please report it")
+        if found := lint.problems(
+            nodes, edge=row.edge and not chosen.dynamic_size, dynamic=chosen.dynamic_size
+        ):
+            raise ValueError(
+                f"the graph of {Path(path).name} breaks the rules: {'; '.join(found)}; please report it"
+            )
         operators = collections.Counter(node.operator for node in nodes)
         about["graph"] = {
-            "operators": dict(sorted(operators.items())), "nodes": len(nodes), "largest_rank": max(n.rank for n in nodes),
-        }  # fmt: skip
+            "operators": dict(sorted(operators.items())),
+            "nodes": len(nodes),
+            "largest_rank": max(node.rank for node in nodes),
+        }
     return about
 
 

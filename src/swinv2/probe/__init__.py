@@ -32,11 +32,16 @@ def images(record: Record, count: int, size: Pair | None = None) -> np.ndarray:
 
     height, width = size or record.preprocess.size
     channels = record.config.in_chans
-    mean, std = (np.resize(np.asarray(v, np.float32), channels) for v in (record.preprocess.mean, record.preprocess.std))
+    mean, std = (
+        np.resize(np.asarray(v, np.float32), channels)
+        for v in (record.preprocess.mean, record.preprocess.std)
+    )
     found = np.empty((count, channels, height, width), np.float32)
     for i in range(count):
         pixels = _photograph(PHOTOGRAPHS[i % len(PHOTOGRAPHS)])
-        turn = i // len(PHOTOGRAPHS)  # further rounds see other crops of the same photographs, mirrored in turn
+        turn = i // len(
+            PHOTOGRAPHS
+        )  # further rounds see other crops of the same photographs, mirrored in turn
         if turn % 2:
             pixels = pixels[:, ::-1]
         top, left = 17 * turn, 29 * turn

@@ -9,7 +9,19 @@ from pathlib import Path
 from swinv2.extras import require
 from swinv2.runtimes.base import PRECISIONS, Node, Options, Runtime, Session
 
-__all__ = ["ORDER", "PRECISIONS", "RUNTIMES", "Node", "Options", "Runtime", "Session", "choose", "formats", "open_session"]
+__all__ = [
+    "ORDER",
+    "PRECISIONS",
+    "RUNTIMES",
+    "Node",
+    "Options",
+    "Runtime",
+    "Session",
+    "choose",
+    "formats",
+    "is_exported",
+    "open_session",
+]
 
 # One row each. Devices, precisions, formats: the first is the default.
 RUNTIMES: dict[str, Runtime] = {
@@ -27,6 +39,7 @@ RUNTIMES: dict[str, Runtime] = {
             devices=("cpu", "cuda", "tensorrt"), precisions=("fp32", "fp16", "int8"),
             package="onnxruntime", extra="onnx", module="swinv2.runtimes.onnx",
             exports=("fp32", "fp16", "int8"), converters=("onnx",), edge=True, dynamic_size=True,
+            activations=("static", "dynamic"),
         ),
         Runtime(
             "openvino", "OpenVINO, on the processors and accelerators of Intel and on other CPUs",
@@ -69,6 +82,7 @@ RUNTIMES: dict[str, Runtime] = {
             devices=("cpu",), precisions=("fp32", "int8"),
             package="ai_edge_litert", extra="litert", module="swinv2.runtimes.litert",
             exports=("fp32", "int8"), converters=("litert_torch",), edge=True, dynamic_batch=False,
+            activations=("dynamic",),
         ),
         Runtime(
             "ncnn", "ncnn, on phones and boards",
@@ -103,14 +117,22 @@ RUNTIMES: dict[str, Runtime] = {
 
 # What "auto" takes where several runtimes open a file: the fastest first (benchmarks/results/exports-cpu.json).
 ORDER: dict[str, tuple[str, ...]] = {
-    "cpu": ("torch", "openvino", "onnx"),
-    "other": ("torch", "onnx", "openvino"),
+    "cpu": ("openvino", "onnx"),
+    "other": ("onnx", "openvino"),
 }
 
 
 def formats() -> tuple[str, ...]:
     """The names that `swinv2 export --to` takes."""
     return tuple(row.name for row in RUNTIMES.values() if row.exports)
+
+
+def is_exported(source: object) -> bool:
+    """Whether a source is named like a file that export writes and the network itself cannot be read from."""
+    suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else ""
+    return suffix not in RUNTIMES["torch"].suffixes and any(
+        suffix in row.suffixes for row in RUNTIMES.values() if row.exports
+    )
 
 
 def open_session(
@@ -166,10 +188,10 @@ def choose(
 
 
 def _place(device: str) -> Callable[[Runtime], int]:
-    """Where a row stands for this device; those that ORDER does not name keep the order of the table, behind it."""
+    """Where a row stands for this device; those that ORDER does not name have the order of the table."""
     kind = device.partition(":")[0]
     order = ORDER["cpu" if kind in ("auto", "cpu") else "other"]
-    return lambda row: order.index(row.name) if row.name in order else len(order)
+    return lambda row: order.index(row.name) + 1 if row.name in order else 0
 
 
 def _opens(row: Runtime, source: str | os.PathLike[str]) -> bool:

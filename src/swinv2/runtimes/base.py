@@ -119,6 +119,7 @@ class Runtime:
         edge: whether the graph keeps to the rules of the edge mode (lint.py).
         dynamic_batch: whether one file takes every batch; otherwise a session runs images one after the other.
         dynamic_size: whether export can write a file for every height and width.
+        activations: how its int8 finds the ranges of activations, the default first: see Options.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Runtime:
     edge: bool = False
     dynamic_batch: bool = True
     dynamic_size: bool = False
+    activations: tuple[str, ...] = ("static",)
 
     def unsupported(self, device: str = "auto", precision: str = "auto") -> str | None:
         """Why this runtime cannot be used here, in words; None where it can."""
@@ -153,6 +155,8 @@ class Runtime:
             return f"{self.name} is no format that export writes"
         if options.precision not in self.exports:
             return f"{self.name} is written in {', '.join(self.exports)}, not in {options.precision!r}"
+        if options.precision == "int8" and options.activations not in self.activations:
+            return f"int8 of {self.name} takes {' or '.join(self.activations)} activations, not {options.activations!r}"
         if options.dynamic_size and not self.dynamic_size:
             return f"{self.name} is written for one image size; leave --dynamic-size out or choose onnx"
         for package in ("torch", *self.converters):

@@ -52,7 +52,9 @@ def from_json(text: str | None, where: str) -> Record:
         ArtifactError: no text, no JSON, or a record that cannot be used.
     """
     if text is None:
-        raise ArtifactError(f"{where} has no swinv2 record (preprocessing, class names); export it with `swinv2 export`")
+        raise ArtifactError(
+            f"{where} has no swinv2 record (preprocessing, class names); export it with `swinv2 export`"
+        )
     try:
         described = json.loads(text)
     except (ValueError, RecursionError):
