@@ -160,6 +160,8 @@ class Command:
                 name, equals, after = token.partition("=")
                 option = self._find(name, "--{}", program)
                 text = after if equals else self._following(option, tokens)
+                if _is_series(option) and not equals:  # --batch-size 1 8, --batch-size 1,8
+                    text = ",".join([text, *_numbers(tokens)])
                 if _is_choice(option):  # --to onnx openvino, --to onnx,openvino
                     given.setdefault(option.dest, []).extend(self._choices(option, text, tokens))
                     continue
@@ -274,6 +276,19 @@ def _is_choice(option: Option) -> bool:
     return option.many and get_origin(option.element) is Literal
 
 
+def _is_series(option: Option) -> bool:
+    """Any number of values that are one: tuple[int, ...]."""
+    return get_origin(option.element) is tuple and ... in get_args(option.element)
+
+
+def _numbers(tokens: list[str]) -> list[str]:
+    """Those that follow; a file that is called by a number is none."""
+    found = []
+    while tokens and re.fullmatch(r"[\d.]+(,[\d.]+)*", tokens[0]) and not os.path.exists(tokens[0]):
+        found.append(tokens.pop(0))
+    return found
+
+
 def _usage(option: Option) -> str:
     written = option.written + ("..." if option.many else "")
     return written if option.required else f"[{written}]"
@@ -295,7 +310,8 @@ def _explained(option: Option) -> str:
     if (option.positional or option.many) and get_origin(option.element) is Literal:
         notes.append(_allowed(option.element))
     if option.default not in (inspect.Parameter.empty, None, False, "", (), []):
-        shown = ", ".join(map(str, option.default)) if option.many else option.default
+        several = option.many or _is_series(option)
+        shown = ", ".join(map(str, option.default)) if several else option.default
         shown = str(shown).lower() if option.is_flag else shown
         notes.append(f"default: {shown}")
     return f"{option.help} ({'; '.join(notes)})".strip() if notes else option.help
