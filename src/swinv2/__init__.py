@@ -22,6 +22,7 @@ _PUBLIC = {
     "load":           "swinv2.checkpoints",
     "save":           "swinv2.checkpoints",
     "fold":           "swinv2.fold",
+    "edge":           "swinv2.edge",
     "train":          "swinv2.train",
     "pretrain":       "swinv2.pretrain",
     "evaluate":       "swinv2.evaluate",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from swinv2.benchmark import benchmark
     from swinv2.checkpoints import load, save
     from swinv2.config import SwinV2Config
+    from swinv2.edge import edge
     from swinv2.evaluate import evaluate
     from swinv2.explain import explain
     from swinv2.export import export

@@ -27,21 +27,17 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def print_exports(exports: Iterable[Exported]) -> None:
-    """A table, one line per file."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("file", "precision"):
-        table.add_column(head, overflow="fold")
-    for head in ("size", "largest error", "mean error", "cosine", "same first class"):
-        table.add_column(head, justify="right")
-    for one in exports:
-        size = f"{one.size / 1e6:.1f} MB"
+    """A line per file."""
+    every = list(exports)
+    width = max((len(str(one.path)) for one in every), default=0)
+    for one in every:
+        line = f"{one.path!s:<{width}}  {one.precision}  {one.size / 1e6:6.1f} MB  "
         if one.worst is None:
-            table.add_row(str(one.path), one.precision, size, f"not run here: {one.not_run}", "", "", "")
+            line += f"not run here: {one.not_run}"
         else:
-            table.add_row(str(one.path), one.precision, size, *figures(one.comparisons))
-    console.stdout().print(table)
+            error, mean, cosine, agreement = figures(one.comparisons)
+            line += f"largest error {error}, mean {mean}, cosine {cosine}, same first class {agreement}"
+        console.stdout().print(line, markup=False)
 
 
 def figures(comparisons: Iterable[Comparison]) -> tuple[str, str, str, str]:
