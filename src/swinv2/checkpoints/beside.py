@@ -1,4 +1,5 @@
-"""What lies beside the weights: the config.json of transformers or timm, and transformers' preprocessor_config.json."""
+"""What lies beside the weights: the config.json of transformers or timm, transformers' preprocessor_config.json, and
+the record that our export puts beside Paddle's weights (model.pdparams.json)."""
 
 from __future__ import annotations
 
@@ -30,6 +31,10 @@ def read_beside(weights: Path, dialect: str) -> Beside:
     Raises:
         ArtifactError: they are damaged, or say what Swin V2 here cannot be.
     """
+    record = weights.with_name(f"{weights.name}.json")
+    if dialect == "paddle" and record.is_file():
+        ours = Record.from_dict(_json(record), str(record))
+        return Beside(ours.config, ours.preprocess, ours.classes)
     path = weights.parent / "config.json"
     if dialect not in ("transformers", "timm") or not path.is_file():
         return Beside()

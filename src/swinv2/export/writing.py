@@ -33,9 +33,12 @@ def write(
     """
     import numpy as np
 
+    import torch
+
     from swinv2.checkpoints import load
 
     warnings.simplefilter("ignore")  # converters speak to their own authors
+    torch.set_num_threads(1)  # sums are rounded by their parts: the same bytes from every machine
     row, chosen = RUNTIMES[runtime], Options(**options | {"keep_float": tuple(options["keep_float"])})
     images = None if calibration is None else np.load(calibration)
     module = row.load()
