@@ -17,6 +17,7 @@ from pathlib import Path
 
 from swinv2.config import VARIANTS, published, tag
 from swinv2.counts import macs, parameters
+from swinv2.runtimes import RUNTIMES
 from swinv2.train.recipes import rules, settings
 from swinv2.weights import WEIGHTS
 
@@ -110,6 +111,36 @@ def training() -> str:
     return f"{where}\n\n{table(head, rows)}"
 
 
+def int8() -> str:
+    """Every file of benchmarks/results/int8-cpu.json."""
+    result = json.loads((RESULTS / "int8-cpu.json").read_text())
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    rows: list[tuple[object, ...]] = []
+    for model in result["models"]:
+        what = f"{model['name']}, {model['image_size'][0]} px, {model['judged_on']['images']:,} pictures"
+        for row in model["rows"]:
+            how = f"{row['format']}, {row['activations']}"
+            if "refused" in row:
+                rows.append(
+                    (what, how, f"refused beyond {model['max_drop']:g} points", *["-"] * (4 + len(SPEEDS)))
+                )
+                continue
+            low, high = row["drop_interval"]
+            speed = {one["batch"]: f"{one['ratio']:.2f}" for one in row["speed"]}
+            rows.append(
+                (what, how, f"{len(row['kept_float'])} of {row['layers']}",
+                 f"{row['bytes'] / 1e6:.1f} / {row['float_bytes'] / 1e6:.1f}",
+                 f"{row['float_accuracy']['percent']:.2f}",
+                 f"{row['drop']:.2f} ({low:.2f} to {high:.2f})", f"{row['agreement']['percent']:.2f} %",
+                 *(speed.get(batch, "-") for batch in SPEEDS))
+            )  # fmt: skip
+    head = "model | format, activations | in float | MB / in float32 | accuracy in float, % | points lost | same class"
+    where = f"{m['cpu']}, {m['threads']} threads, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    return f"{where}\n\n{table(head + ''.join(f' | x faster, batch {batch}' for batch in SPEEDS), rows)}"
+
+
+SPEEDS = (1, 8)  # batches
+
 STARTS = {
     "finetune": "weights", "scratch_small": "nothing", "scratch_1k": "nothing", "pretrain_22k": "nothing",
     "finetune_22k_1k_256": "22k weights", "finetune_22k_1k_384": "22k weights", "simmim_pretrain": "nothing",
@@ -164,13 +195,72 @@ def rule(rows: Iterable[rules.Row]) -> str:
     )  # fmt: skip
 
 
+def formats() -> str:
+    """The rows of RUNTIMES, and what benchmarks/results/formats-cpu.json found of each."""
+    result = measured_formats()
+    rows = []
+    for row in RUNTIMES.values():
+        written = [entry for entry in result["exports"] if entry["format"] == row.name and entry.get("error")]
+        timed = [one for one in result["contenders"] if one["runtime"] == row.name and one["batches"]]
+        errors = [f"{entry['error']:.0e} {entry['precision']}" for entry in written]
+        times = [f"{by_batch(one, 'p50_ms')} {one['precision']}" for one in timed]
+        yes = {True: "yes", False: ""}
+        rows.append((
+            f"`{row.name}`", f"`{row.suffixes[0]}`", ", ".join(row.exports) or "-", ", ".join(row.devices),
+            ", ".join(row.precisions), "yes" if row.dynamic_batch else "one by one", yes[row.dynamic_size],
+            yes[row.edge], ", ".join(errors), ", ".join(times),
+        ))  # fmt: skip
+    head = "runtime | file | exports | devices | precisions | any batch | any size | edge graph | error here | ms here"
+    return table(head, rows)
+
+
+def formats_here() -> str:
+    """All figures of benchmarks/results/formats-cpu.json, and what could not be written or run there."""
+    result = measured_formats()
+    if not result["contenders"]:
+        return "Not measured yet: `python benchmarks/formats.py`."
+    m, settings = result["machine"], result["settings"]
+    rows = []
+    for one in (one for one in result["contenders"] if one["batches"]):
+        memory = max(figures["memory_bytes"] or 0 for figures in one["batches"].values())
+        rows.append((
+            one["label"], by_batch(one, "p50_ms"), by_batch(one, "images_per_second"), by_batch(one, "speed", "{:.2f}"),
+            f"{one['bytes'] / 1e6:.0f}", f"{memory / 1e6:,.0f}", f"{one['load_ms']:.0f}", f"{one['first_ms']:.0f}",
+            f"{one['compared']['error']:.0e}" if one["compared"] else "-",
+        ))  # fmt: skip
+    batches = " / ".join(map(str, settings["batch_sizes"]))
+    where = (
+        f"`{result['model']['architecture']}` with random weights; {m['cpu']}, {settings['threads']} threads, "
+        f"{settings['rounds']} rounds; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}; "
+        f"commit {result['commit']}, {result['date']}."
+    )
+    reasons = ((e, e.get("why_not") or e.get("not_run")) for e in result["exports"])
+    missing = [f"- {e['format']} {e['precision']}: {why}" for e, why in reasons if why]
+    head = f"contender | ms, batch {batches} | images/s | speed | MB | peak MB | load ms | first ms | error"
+    return "\n\n".join(filter(None, (where, table(head, rows), "\n".join(missing))))
+
+
+def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
+    """A figure at every batch: 42 / 316."""
+    values = (figures[key] for figures in contender["batches"].values())
+    return " / ".join("1" if value is None else form.format(value) for value in values)
+
+
+def measured_formats() -> dict:
+    path = RESULTS / "formats-cpu.json"
+    return json.loads(path.read_text()) if path.exists() else {"exports": [], "contenders": []}
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "costs": costs,
     "inference": inference,
     "training": training,
+    "int8": int8,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
+    "formats": formats,
+    "formats_here": formats_here,
     "from_nothing": lambda: rule(rules.FROM_NOTHING),
 }
 

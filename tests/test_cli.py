@@ -239,13 +239,24 @@ FROZEN = {
         --mask-patch --mask-ratio --mask-norm --max-skipped --max-unreadable --seed
     """,
     "evaluate": """
-        MODEL DATA --split --batch-size --workers --runtime --device --precision --unreadable --real-labels
-        --threshold --image-size --window --resize --crop-pct --interpolation --output --parquet --json
+        MODEL DATA --split --batch-size --workers --runtime --device --precision --threads --unreadable
+        --real-labels --threshold --image-size --window --resize --crop-pct --interpolation --output --parquet --json
     """,
     "explain": """
         IMAGES... --model --method --target --stage --image-size --whole --device --private-urls --output --json
     """,
     "report": "RUN --data --grad-cam --json",
+    "export": """
+        MODEL --to --output --precision --data --image-size --dynamic-size --opset --device --json
+    """,
+    "verify": "EXPORTED... --against --runtime --device --json",
+    "quantize": """
+        MODEL --data --to --output --max-drop --images --judge --activations --image-size --opset --json
+    """,
+    "benchmark": """
+        MODEL [EXPORTS...] --data --images --batch-size --rounds --threads --device --runtime --precision --output
+        --csv --markdown --picture --compare --json
+    """,
     "convert": """
         SOURCE RESULT --to --architecture --image-size --window --classes --num-classes --in-chans --allow-new
         --json
@@ -464,6 +475,15 @@ JSON_LINES = [
     ("evaluate model.safetensors missing", Exit.MODEL),
     ("explain photo.jpg --model model.safetensors --output maps", Exit.DONE),
     ("explain photo.jpg missing.jpg --model model.safetensors --output maps", Exit.PARTIAL),
+    ("export model.safetensors --to torchscript", Exit.DONE),
+    ("export missing.safetensors --to onnx", Exit.MODEL),
+    ("verify model.torchscript", Exit.DONE),
+    ("verify missing.onnx", Exit.MODEL),
+    ("quantize model.safetensors --data data --to onnx --max-drop 50", Exit.DONE),
+    ("quantize model.safetensors --data missing --to onnx", Exit.MODEL),
+    ("benchmark model.safetensors --rounds 1 --batch-size 1 --threads 1 --output run.json", Exit.DONE),
+    ("benchmark missing.safetensors", Exit.MODEL),
+    ("benchmark --compare run.json run.json", Exit.DONE),
     ("convert model.safetensors model.pth", Exit.DONE),
     ("convert missing.pth model.safetensors", Exit.MODEL),
     ("data check data", Exit.DONE),

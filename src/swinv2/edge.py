@@ -63,6 +63,9 @@ class EdgeBlock(nn.Module):
 
     bias: Tensor
     scale: Tensor
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
 
     def __init__(self, block: FoldedBlock, stage: Stage):
         super().__init__()
@@ -141,7 +144,7 @@ class EdgeSwinV2(nn.Module):
         self.stages = nn.ModuleList()
         for parts in network.stages:
             stage: Stage = parts.stage  # type: ignore[assignment]
-            self.stages.append(nn.Sequential(*(self._plain(part, stage) for part in parts)))  # type: ignore[union-attr]
+            self.stages.append(nn.Sequential(*(self._plain(part, stage) for part in parts)))  # type: ignore[union-attr, attr-defined]
         self.tokens = stage.grid[0] * stage.grid[1]
         self.norm = network.norm
         head = network.head
@@ -161,7 +164,10 @@ class EdgeSwinV2(nn.Module):
 
 def fill(x: Tensor, size: Pair, whole: Pair) -> Tensor:
     """[B, H, W, C] with zeros right and bottom; from size to whole."""
-    bottom, right = whole[0] - size[0], whole[1] - size[1]  # numbers: x.shape would be computed again in a trace
+    bottom, right = (
+        whole[0] - size[0],
+        whole[1] - size[1],
+    )  # numbers: x.shape would be computed again in a trace
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 

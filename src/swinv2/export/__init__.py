@@ -146,6 +146,8 @@ def _export(
     options = Options(precision=precision, dynamic_size=dynamic_size, opset=opset, device=device)
     targets = {name: target(model, name, precision, output, several=len(names) > 1) for name in names}
     if precision == "int8":
+        if dynamic_size:
+            raise UsageError("int8 is written for one image size; leave --dynamic-size out")
         from swinv2.quantize import quantize
 
         quantized = quantize(model, data, names, targets=targets, image_size=image_size, opset=opset, say=say)

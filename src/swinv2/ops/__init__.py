@@ -56,7 +56,7 @@ def window_attention(
 
 def choose(qkv: Tensor, *, window: Pair) -> str:
     """The back end that measured fastest in whole models (docs/log.md); all give the same result."""
-    if qkv.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if qkv.device.type != "cpu" or torch.jit.is_tracing():
         return "sdpa"
     # On a CPU the fused kernel pays once the scores of one window outgrow the first-level caches.
     small = window[0] * window[1] <= 144 or (qkv.dtype != torch.float32 and window[0] * window[1] <= 256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +36,11 @@ RUNTIMES: dict[str, Runtime] = {
         ),
         Runtime(
             "onnx", "ONNX Runtime",
-            suffixes=(".onnx",), names=False,
+            suffixes=(".onnx",), names=False, companions=(".onnx.data",),
             devices=("cpu", "cuda", "tensorrt"), precisions=("fp32", "fp16", "int8"),
             package="onnxruntime", extra="onnx", module="swinv2.runtimes.onnx",
             exports=("fp32", "fp16", "int8"), converters=("onnx",), edge=True, dynamic_size=True,
-            activations=("static", "dynamic"),
+            activations=("dynamic", "static"),
         ),
         Runtime(
             "openvino", "OpenVINO, on the processors and accelerators of Intel and on other CPUs",
@@ -65,16 +66,16 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime(
             "tensorrt", "TensorRT, on NVIDIA GPUs",
             suffixes=(".engine",), names=False,
-            devices=("cuda",), precisions=("fp32", "bf16", "fp16"),
+            devices=("cuda",), precisions=("fp32", "fp16"),
             package="tensorrt", extra="tensorrt", module="swinv2.runtimes.tensorrt",
-            exports=("fp32", "bf16", "fp16"), converters=("onnx", "tensorrt"),
+            exports=("fp32", "fp16"), converters=("onnx", "tensorrt"),
         ),
         Runtime(
             "executorch", "ExecuTorch with XNNPACK, on phones and boards",
             suffixes=(".pte",), names=False,
             devices=("cpu",), precisions=("fp32", "int8"),
             package="executorch", extra="executorch", module="swinv2.runtimes.executorch",
-            exports=("fp32", "int8"), edge=True,
+            exports=("fp32", "int8"), edge=True, activations=("dynamic", "static"),
         ),
         Runtime(
             "litert", "LiteRT (TensorFlow Lite), on phones and boards",
@@ -86,24 +87,24 @@ RUNTIMES: dict[str, Runtime] = {
         ),
         Runtime(
             "ncnn", "ncnn, on phones and boards",
-            suffixes=(".param",), names=False, companions=(".bin",),
-            devices=("cpu",), precisions=("fp32", "fp16"),
+            suffixes=(".param",), names=False, companions=(".ncnn.bin",),
+            devices=("cpu",), precisions=("fp32", "bf16", "fp16"),
             package="ncnn", extra="ncnn", module="swinv2.runtimes.ncnn",
-            exports=("fp32", "fp16"), converters=("pnnx",), edge=True, dynamic_batch=False,
+            exports=("fp32", "fp16"), edge=True, dynamic_batch=False,
         ),
         Runtime(
             "mnn", "MNN, on phones and boards",
             suffixes=(".mnn",), names=False,
             devices=("cpu",), precisions=("fp32", "fp16"),
             package="MNN", extra="mnn", module="swinv2.runtimes.mnn",
-            exports=("fp32",), converters=("onnx",), edge=True,
+            exports=("fp32", "fp16"), converters=("MNN", "onnx"), edge=True,
         ),
         Runtime(
             "coreml", "Core ML, on the devices of Apple",
             suffixes=(".mlpackage",), names=False,
             devices=("cpu", "gpu", "npu"), precisions=("fp32", "fp16"),
             package="coremltools", extra="coreml", module="swinv2.runtimes.coreml",
-            exports=("fp32", "fp16"), edge=True,
+            exports=("fp32", "fp16"), edge=True, dynamic_batch=False,
         ),
         Runtime(
             "paddle", "weights for PaddleClas",
@@ -182,7 +183,8 @@ def choose(
         reasons[row] = why
     if len(reasons) == 1:
         row, why = reasons.popitem()
-        require(row.package, extra=row.extra)  # where that is what is missing: ImportError, with the cure
+        if importlib.util.find_spec(row.package) is None:
+            require(row.package, extra=row.extra)  # ImportError, with the cure
         raise ValueError(why)
     raise ValueError(f"no runtime can open {source} here: " + "; ".join(reasons.values()))
 

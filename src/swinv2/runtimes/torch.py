@@ -6,10 +6,12 @@ import os
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from swinv2.artifact import Record
 from swinv2.checkpoints import load
 from swinv2.fold import fold
-from swinv2.model import SwinV2
+from swinv2.model import CACHED_VALUES, SwinV2
 from swinv2.runtimes.base import Session
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +42,26 @@ class TorchSession(Session):
         self.check(images)
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         return self._network(x).float().cpu().numpy()
+
+
+class InFloat32(nn.Module):
+    """A network of any precision that takes and gives float32: whoever runs an export need not know of the other."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.to(self.dtype)).float()
+
+
+def images_at_once(record: Record, device: str, precision: str) -> int:
+    """How many images a compiled network computes fastest; the network itself decides layer by layer (model.py)."""
+    if device != "cpu":
+        return 1 << 30
+    first = record.config.stages(*record.preprocess.size)[0]
+    widest = 4 * first.dim * first.grid[0] * first.grid[1]  # values of an image inside the MLP
+    return max(1, CACHED_VALUES * 4 // (widest * DTYPES[precision].itemsize))
 
 
 def open(
