@@ -56,8 +56,15 @@ def test_every_format_is_written_and_compared(small, name):
 @pytest.mark.parametrize("name", here())
 def test_labels_and_preprocessing_travel_with_every_format(small, name):
     source, exports = small
-    found, written = artifact.read_record(source), verification.read_record(RUNTIMES[name], exports[name].path)
-    assert (written.classes, written.preprocess, written.config) == (found.classes, found.preprocess, found.config)
+    found, written = (
+        artifact.read_record(source),
+        verification.read_record(RUNTIMES[name], exports[name].path),
+    )
+    assert (written.classes, written.preprocess, written.config) == (
+        found.classes,
+        found.preprocess,
+        found.config,
+    )
     assert written.provenance["recipe"] == "none"
     assert written.provenance["export"]["format"] == name
 
@@ -69,7 +76,10 @@ def test_one_photograph_has_one_answer(small, name):
 
 
 def check_answer(source: Path, path: Path, runtime: str) -> None:
-    with swinv2.Predictor(source, device="cpu") as ours, swinv2.Predictor(path, runtime=runtime, device="cpu") as theirs:
+    with (
+        swinv2.Predictor(source, device="cpu") as ours,
+        swinv2.Predictor(path, runtime=runtime, device="cpu") as theirs,
+    ):
         expected, found = ours(PHOTOGRAPH), theirs(PHOTOGRAPH)
     assert [c.name for c in found.classes] == [c.name for c in expected.classes]
     assert np.allclose([c.score for c in found.classes], [c.score for c in expected.classes], rtol=1e-3)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import SMALL, randomized
 
-from swinv2 import lint, probe
+from swinv2 import child, lint, probe
 from swinv2.artifact import ArtifactError, Record, with_provenance
 from swinv2.model import SwinV2
 from swinv2.parity import TOLERANCES
@@ -83,7 +83,7 @@ def test_int8_is_near_and_is_int8(int8, fp32):
     assert int8.stat().st_size < 0.6 * fp32.stat().st_size
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 64])
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
 def test_the_file_itself_takes_any_batch(fp32, count):
     """As programs in C++ call it; our session gives it one image after the other."""
     with open_session(fp32) as session:
@@ -92,11 +92,10 @@ def test_the_file_itself_takes_any_batch(fp32, count):
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8"])
-def test_xnnpack_computes_every_operator(name, request):
-    path = request.getfixturevalue(name)
-    graph = beside.read_record(path).provenance["export"]["xnnpack"]
-    assert graph["operators"] > 150
-    assert graph["others"] == 0
+def test_xnnpack_computes_every_operator_in_one_graph(name, request):
+    found = beside.read_record(request.getfixturevalue(name)).provenance["export"]["xnnpack"]
+    assert found["operators"] > 150
+    assert (found["graphs"], found["others"]) == (1, 0)
 
 
 def test_its_graph_keeps_to_the_rules_of_the_edge_mode(fp32):
@@ -130,7 +129,7 @@ def test_every_layer_is_in_int8_per_channel_but_those_to_keep(int8, fp32):
 def test_static_int8(tmp_path):
     path, notes = write(tmp_path, "static", **STATIC)
     assert 1e-4 < error(path) < TOLERANCES["int8"]
-    assert notes["xnnpack"]["others"] == 0
+    assert (notes["xnnpack"]["graphs"], notes["xnnpack"]["others"]) == (1, 0)
     assert int8_layers(path) == 3 * 6 + 3 - 4  # and the convolution
 
 
@@ -199,8 +198,15 @@ def test_wrong_files_are_a_sentence_with_the_reason(fp32, tmp_path, content, rea
     shutil.copy(beside.path_of(fp32), beside.path_of(path))
     with pytest.raises(
         ArtifactError, match=f"is no ExecuTorch program, or was damaged or cut off: .*{reason}"
-    ):
-        open_session(path)
+    ):  # in a process of its own: what the library prints there is not mixed with what its exporter set up here
+        arguments = {
+            "path": str(path),
+            "runtime": "executorch",
+            "device": "cpu",
+            "cases": [],
+            "folder": str(tmp_path),
+        }
+        child.call("swinv2.verification:run", arguments, doing="opening")
 
 
 def test_a_file_without_its_record_is_a_sentence(fp32, tmp_path):

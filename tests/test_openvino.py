@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from swinv2.fold import fold
 from swinv2.model import SwinV2
 from swinv2.parity import TOLERANCES
 from swinv2.preprocess import Preprocess
-from swinv2.runtimes import RUNTIMES, Options, choose, open_session
+from swinv2.runtimes import RUNTIMES, Options, choose, open_session, portion
 from swinv2.runtimes import onnx as onnx_runtime
 from swinv2.runtimes import openvino as runtime
 from swinv2.runtimes.openvino import cache
@@ -160,6 +161,27 @@ def test_an_onnx_file_opens_in_openvino(model, tmp_path):
     with open_session(path, "openvino", threads=1) as session:
         assert session.runtime == "openvino"
         assert error(session.run(x), exact(model, x)) < 1e-5
+
+
+def test_a_batch_goes_through_in_portions_and_may_be_empty(model, exported):
+    x = probe.images(model.record, 3)
+    with open_session(exported("fp32"), threads=1) as session, pytest.MonkeyPatch.context() as patch:
+        whole = session.run(x)
+        patch.setattr(
+            portion, "CACHED_VALUES", 2 * 4 * 32 * 16 * 16
+        )  # 2 images of 4 * 32 channels and 16 x 16 patches
+        assert portion.images_at_a_time(SMALL, (64, 64), 1) == 2
+        assert portion.images_at_a_time(SMALL, (64, 64), 32) == 16
+        np.testing.assert_allclose(session.run(x), whole, atol=1e-5)
+        assert session.run(x[:0]).shape == (0, 7)
+
+
+def test_threads_may_share_a_session(model, exported):
+    x = probe.images(model.record, 4)
+    with open_session(exported("fp32"), threads=1) as session, ThreadPoolExecutor(4) as pool:
+        whole = session.run(x)
+        for found in pool.map(session.run, [x] * 12):
+            np.testing.assert_array_equal(found, whole)
 
 
 def test_what_a_call_returned_survives_the_next_call(model, exported):

@@ -17,7 +17,11 @@ from swinv2.runtimes import RUNTIMES, Session, choose, open_session
 from swinv2.runtimes.torch import TorchSession
 
 TORCH = RUNTIMES["torch"]
-NOT_EVERYWHERE = {"tensorrt", "coreml", "mnn"}  # need an NVIDIA GPU, a Mac, a package that is not in our extras
+NOT_EVERYWHERE = {
+    "tensorrt",
+    "coreml",
+    "mnn",
+}  # need an NVIDIA GPU, a Mac, a package that is not in our extras
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Package:
     @property
     def module(self) -> str:
         """As import knows it."""
-        return _MODULES.get(self.name, self.name)
+        return _MODULES.get(self.name, self.name.replace("-", "_"))
 
     @property
     def requirement(self) -> str:

@@ -222,7 +222,9 @@ def _opened(model: str | os.PathLike[str] | SwinV2, image_size: int | None) -> S
     from swinv2.runtimes import is_exported
 
     if is_exported(model):
-        raise ValueError(f"{model} is an exported model, which has no gradients; give the model it was made from")
+        raise ValueError(
+            f"{model} is an exported model, which has no gradients; give the model it was made from"
+        )
     if isinstance(model, (str, os.PathLike)):
         return load(model, image_size=image_size)
     if image_size is not None:

@@ -25,11 +25,10 @@ def export(
 ) -> dict[str, Any]:
     """Write the program; returns what the record says about it: the largest batch and who computes the operators."""
     from swinv2.runtimes.executorch.lowering import MOST_IMAGES, lower
-    from swinv2.runtimes.executorch.program import delegated
+    from swinv2.runtimes.executorch.program import shares
 
     path.write_bytes(lower(model, options, calibration))
-    inside, outside = delegated(path)
-    return {"largest_batch": MOST_IMAGES, "xnnpack": {"operators": inside, "others": outside}}
+    return {"largest_batch": MOST_IMAGES, "xnnpack": shares(path)}
 
 
 def nodes(path: Path) -> list[Node]:

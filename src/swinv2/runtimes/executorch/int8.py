@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from executorch.backends.transforms.duplicate_dynamic_quant_chain import DuplicateDynamicQuantChainPass
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils import QuantizationConfig
 from torch import fx, nn
@@ -48,7 +49,10 @@ def quantised(
     with torch.no_grad():
         for start in range(0, len(images), BATCH):
             prepared(torch.from_numpy(images[start : start + BATCH]))
-    return convert_pt2e(prepared)
+    converted = convert_pt2e(prepared)
+    # q, k and v each scale their common input: shared, it cuts the graph that XNNPACK gets into one for every block.
+    DuplicateDynamicQuantChainPass()(converted)
+    return converted
 
 
 def config(*, is_dynamic: bool) -> QuantizationConfig:

@@ -11,30 +11,31 @@ from typing import Any
 from swinv2.runtimes.base import Node
 
 
-def delegated(path: Path) -> tuple[int, int]:
-    """How many operators XNNPACK computes, and how many it does not."""
-    is_inside = [inside for _, inside in operators(path)]
-    return sum(is_inside), len(is_inside) - sum(is_inside)
+def shares(path: Path) -> dict[str, int]:
+    """How many graphs XNNPACK gets, how many operators these have, and how many are left to others."""
+    graphs = [graph for _, graph in operators(path)]
+    inside = [graph for graph in graphs if graph is not None]
+    return {"graphs": len(set(inside)), "operators": len(inside), "others": len(graphs) - len(inside)}
 
 
-def operators(path: Path) -> list[tuple[Node, bool]]:
-    """Every operator, and whether XNNPACK computes it."""
+def operators(path: Path) -> list[tuple[Node, int | None]]:
+    """Every operator, and the number of the graph of XNNPACK that it is in; None where it is in none."""
     from executorch.exir._serialize._program import deserialize_pte_binary
     from executorch.exir.schema import DelegateCall, KernelCall, Tensor
 
     program = deserialize_pte_binary(path.read_bytes()).program
-    found: list[tuple[Node, bool]] = []
+    found: list[tuple[Node, int | None]] = []
     for plan in program.execution_plan:
         for instruction in (i.instr_args for chain in plan.chains for i in chain.instructions):
             if isinstance(instruction, DelegateCall):
                 delegate = plan.delegates[instruction.delegate_index]
                 payload = program.backend_delegate_data[delegate.processed.index].data
-                found += [(node, True) for node in _xnnpack(bytes(payload))]
+                found += [(node, instruction.delegate_index) for node in _xnnpack(bytes(payload))]
             elif isinstance(instruction, KernelCall):
                 values = [plan.values[i].val for i in instruction.args]
                 rank = max((len(v.sizes) for v in values if isinstance(v, Tensor)), default=0)
                 name = plan.operators[instruction.op_index].name.removeprefix("aten::")
-                found.append((Node(name, rank), False))
+                found.append((Node(name, rank), None))
     return found
 
 

@@ -20,29 +20,24 @@ from swinv2.runtimes.native import kept_stderr
 
 
 class ExecuTorchSession(Session):
-    """A .pte file that export wrote. Images are run one after the other, which is faster than all at once."""
+    """A .pte file that export wrote. Images are run one after the other, which is faster than all at once.
+
+    The threads that compute belong to the process, and a loaded program keeps a pointer to them: where a session with
+    another number replaced them, a program is loaded again before it runs.
+    """
 
     runtime, device = "executorch", "cpu"
-    _turn = threading.Lock()  # the threads that compute are the process's: one session after the other
+    _turn = threading.Lock()
+    _replaced = 0  # how often the threads of the process were
 
     def __init__(self, path: Path, *, precision: str, threads: int | None):
         self.record = read_record(path)
         self.precision = self.record.provenance.get("export", {}).get("precision", "fp32")
         if precision not in ("auto", self.precision):
             raise ValueError(f"{path} is in {self.precision}; export it again with --precision {precision}")
-        runtime, self._pool = _libraries()
-        self._threads = threads or _default_threads()
-        with kept_stderr() as said:
-            try:
-                self._method = runtime.load_program(path).load_method("forward")
-            except RuntimeError:  # a number; what it means was printed
-                self._method = None
-        if self._method is None:
-            reasons = [
-                line.partition("] ")[2] for line in said if line.startswith("[") and "cpuinfo" not in line
-            ]
-            reason = f": {reasons[0]}" if reasons else ""
-            raise ArtifactError(f"{path} is no ExecuTorch program, or was damaged or cut off{reason}")
+        self._path, self._threads = path, threads or _default_threads()
+        with self._turn:
+            self._method = self._load()
 
     def run(self, images: np.ndarray) -> np.ndarray:
         import torch
@@ -52,14 +47,27 @@ class ExecuTorchSession(Session):
         logits = np.empty((len(images), config.num_classes or config.num_features), np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(images, np.float32))
         with self._turn:
-            if self._pool._threadpool_get_thread_count() != self._threads:
-                with kept_stderr():
-                    self._pool._unsafe_reset_threadpool(
-                        self._threads
-                    )  # unsafe while something runs: it is our turn
+            if self._loaded_with != (self._threads, ExecuTorchSession._replaced):
+                self._method = self._load()
             for i, image in enumerate(pixels):
                 logits[i] = self._method.execute([image[None]])[0][0].numpy()
         return logits
+
+    def _load(self) -> Any:
+        """The program, on this session's threads; in its turn only."""
+        runtime, pool = _libraries()
+        with kept_stderr() as said:
+            if pool._threadpool_get_thread_count() != self._threads:
+                pool._unsafe_reset_threadpool(self._threads)  # unsafe while something runs: it is our turn
+                ExecuTorchSession._replaced += 1
+            self._loaded_with = (self._threads, ExecuTorchSession._replaced)
+            try:
+                return runtime.load_program(self._path).load_method("forward")
+            except RuntimeError:  # a number; what it means was printed
+                pass
+        reasons = [line.partition("] ")[2] for line in said if line.startswith("[") and "cpuinfo" not in line]
+        reason = f": {reasons[0]}" if reasons else ""
+        raise ArtifactError(f"{self._path} is no ExecuTorch program, or was damaged or cut off{reason}")
 
     def close(self) -> None:
         self._method = None
