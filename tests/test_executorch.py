@@ -196,17 +196,18 @@ def test_wrong_files_are_a_sentence_with_the_reason(fp32, tmp_path, content, rea
     whole, path = fp32.read_bytes(), tmp_path / "m.pte"
     path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
     shutil.copy(beside.path_of(fp32), beside.path_of(path))
+    # In a process of its own: what the library prints there is not mixed with what its exporter set up here.
+    asked = {
+        "path": str(path),
+        "runtime": "executorch",
+        "device": "cpu",
+        "cases": [],
+        "folder": str(tmp_path),
+    }
     with pytest.raises(
         ArtifactError, match=f"is no ExecuTorch program, or was damaged or cut off: .*{reason}"
-    ):  # in a process of its own: what the library prints there is not mixed with what its exporter set up here
-        arguments = {
-            "path": str(path),
-            "runtime": "executorch",
-            "device": "cpu",
-            "cases": [],
-            "folder": str(tmp_path),
-        }
-        child.call("swinv2.verification:run", arguments, doing="opening")
+    ):
+        child.call("swinv2.verification:run", asked, doing="opening")
 
 
 def test_a_file_without_its_record_is_a_sentence(fp32, tmp_path):

@@ -94,7 +94,8 @@ VERBS = {
                       "runtimes.torch verbs world",
     "report":         "artifact console data explain.explainer extras images metrics preprocess verbs",
     "explain":        "console explain.drawing explain.explainer inputs model verbs",
-    "export":         "artifact checkpoints child config console extras model parity quantize runtimes verbs verification",
+    "export":         "artifact checkpoints child config console extras model parity quantize runtimes verbs "
+                      "verification",
     "quantize":       "artifact child config console data evaluate export extras inputs metrics model runtimes verbs "
                       "verification",
     "verify":         "artifact console export parity verbs verification",

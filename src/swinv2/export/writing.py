@@ -32,7 +32,6 @@ def write(
         ValueError: the format cannot hold the model, or its graph breaks the rules.
     """
     import numpy as np
-
     import torch
 
     from swinv2.checkpoints import load
