@@ -1,4 +1,4 @@
-"""One photograph, one answer: in every format that can be written here a model gives the classes of the model itself."""
+"""One photograph, one answer: in every format that is written here a model gives the classes of the model itself."""
 
 from __future__ import annotations
 

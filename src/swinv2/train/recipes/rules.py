@@ -7,7 +7,8 @@ of training pictures fits into. docs/recipes.md explains the columns; the reason
   least MIN_STEPS steps: an optimizer needs them to get anywhere, however few the pictures.
 - batch: an epoch of a small set should still be a dozen steps or more.
 - crops, RandAugment, erasing: a crop of 8 % of a picture teaches a million pictures and confuses a thousand. What
-  starts from nothing on a few thousand has enough to learn without RandAugment, erasing and dropped branches (docs/log.md).
+  starts from nothing on a few thousand has enough to learn without RandAugment, erasing and dropped branches
+  (docs/log.md).
 - mixup, cutmix: regularise long runs on many pictures of each class; in short ones they only slow learning down.
 - bottom: the patch embedding of trained weights learns with this share of the rate. The fewer the pictures, the more
   is kept of what the weights know. The layer decay follows from it and from the depth, so that deep and shallow
