@@ -74,6 +74,23 @@ def error(path: Path) -> float:
 # ---------------------------------------------------------------------- what is written
 
 
+def test_a_last_map_of_one_token(tmp_path):
+    """As in models for pictures of 32 pixels."""
+    config = replace(SMALL, image_size=8, depths=(1, 1), heads=(1, 2), pretrained_windows=((0, 0), (0, 0)))
+    made = randomized(SwinV2(config)).eval()
+    assert config.stages(8, 8)[-1].grid == (1, 1)
+    made.record = Record(config, Preprocess.official(8), tuple("abcdefg"))
+    path = tmp_path / "m.pte"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notes = executorch.export(made, path, Options(), None)
+    beside.write_record(path, with_provenance(made.record, export={"precision": "fp32", **notes}))
+    x = probe.images(made.record, 3)
+    with torch.no_grad(), open_session(path) as session:
+        expected = made.double()(torch.from_numpy(x).double()).numpy()
+        assert np.abs(session.run(x) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 def test_float_answers_as_the_model_does(fp32):
     assert error(fp32) < 1e-5
 

@@ -81,7 +81,7 @@ def test_float_answers_as_the_model_does(files):
 
 def test_int8_is_near_and_is_int8(files):
     assert 1e-4 < error(files["int8"]) < TOLERANCES["int8"]
-    assert files["int8"].stat().st_size < 0.5 * files["fp32"].stat().st_size
+    assert files["int8"].stat().st_size < 0.6 * files["fp32"].stat().st_size
 
 
 def test_every_layer_is_in_int8_but_those_to_keep(files):

@@ -71,7 +71,8 @@ class XnnSwinV2(nn.Module):
             x = stage(x)
         x = self.norm(x)
         C = x.shape[-1]
-        x = self.mean(x.reshape(-1, self.tokens, C).permute(0, 2, 1))  # B C 1
+        if self.tokens > 1:
+            x = self.mean(x.reshape(-1, self.tokens, C).permute(0, 2, 1))  # B C 1
         return self.head(x.reshape(-1, C))
 
     def layers(self) -> dict[str, str]:
@@ -117,6 +118,8 @@ class XnnBlock(nn.Module):
         """[B*H*W, C] -> [B*H*W, C], before the output projection."""
         h, N, d = self.heads, self.windows.tokens, x.shape[-1] // self.heads
         x = self.windows.cut(x)  # B*n*N C; where the map is padded, masked keys hide that 0 is not -offset
+        if N == 1:  # the softmax of one token is 1; and XNNPACK refuses products of such windows as it runs
+            return self.windows.join(self.v(x).reshape(-1, 1, h, d))
         q, k = self.q(x), self.k(x)
         q = q.reshape(-1, h, d) * self.length_q(q).reshape(-1, h, 1)
         k = k.reshape(-1, h, d) * self.length_k(k).reshape(-1, h, 1)
