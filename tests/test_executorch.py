@@ -204,7 +204,7 @@ def test_what_it_cannot_is_a_sentence(fp32, options, words):
     ("content", "reason"),
     [
         (b"", "overflow"),
-        (b"no model " * 50, "Program identifier 'el n' != expected 'ET12'"),
+        (b"no model " * 50, "Program identifier 'odel' != expected 'ET12'"),
         ("cut", "File size is too small"),
     ],
     ids=["empty", "foreign", "cut off"],
