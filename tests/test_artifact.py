@@ -81,6 +81,18 @@ def test_every_precision_comes_back_as_it_was(dtype, tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_is_verified_without_making_tensors_of_it(dtype, tmp_path):
+    path = tmp_path / "a.safetensors"
+    artifact.write(path, RECORD, {name: tensor.to(dtype) for name, tensor in tensors().items()})
+    artifact.verify(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifact.verify(path)
+
+
 def test_bfloat16_for_numpy_is_refused_with_the_way_out(tmp_path):
     state = {name: tensor.to(torch.bfloat16) for name, tensor in tensors().items()}
     artifact.write(tmp_path / "a.safetensors", RECORD, state)

@@ -97,9 +97,13 @@ def test_ctrl_c_takes_the_other_process_along(functions, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        child.call(f"{functions}:sleep", {"path": str(note)}, doing="sleeping")
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            child.call(f"{functions}:sleep", {"path": str(note)}, doing="sleeping")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)

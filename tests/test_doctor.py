@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from swinv2 import cli, doctor, packages
 from swinv2.verbs import Exit
@@ -145,7 +146,7 @@ def test_what_is_optional_is_missing_and_what_is_needed_is_broken(package, statu
     assert detail in finding.detail
 
 
-LEFT_OUT = {"wandb"}  # of the extra test, as a service of others; imported by the name that pip knows
+LEFT_OUT = {"wandb", "mnn", "tensorrt"}  # of the extra test; imported by the names that pip knows
 
 
 def test_the_packages_are_those_of_pyproject():
@@ -155,11 +156,11 @@ def test_the_packages_are_those_of_pyproject():
         *project["dependencies"],
         *(r for e, rows in extras.items() if e not in ("test", "dev") for r in rows),
     ]
-    named = {Requirement(line).name.replace("_", "-") for line in lines} - {"swinv2"}
+    named = {canonicalize_name(Requirement(line).name) for line in lines} - {"swinv2"}
     assert set(packages.wanted()) == named
     for package in packages.wanted().values():
         if package.name in LEFT_OUT:
-            assert package.module == package.name
+            assert package.module.lower() == package.name
         else:
             assert find_spec(package.module), f"{package.name} is not imported as {package.module}"
         assert not package.extra or package.extra in extras

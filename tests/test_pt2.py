@@ -273,6 +273,14 @@ def test_a_package_of_others_is_refused(tmp_path):
         open_session(tmp_path / "model.pt2", device="cpu")
 
 
+def test_a_file_of_another_format_under_this_name_is_named(path, tmp_path):
+    other = changed(path, tmp_path / "model.pt2", format="torchscript")
+    with pytest.raises(
+        ArtifactError, match=r"model\.pt2 holds torchscript and not pt2; give it the suffix it had"
+    ):
+        open_session(other, device="cpu")
+
+
 def test_a_record_without_code_is_refused(path, tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pt2", "w") as file:
         file.writestr("model/archive_format", "pt2")

@@ -15,7 +15,7 @@ import torch
 from conftest import randomized
 from exports import small_model, write_small
 
-from swinv2 import child, lint, probe, verification
+from swinv2 import artifact, child, lint, probe, verification
 from swinv2.artifact import ArtifactError, Record
 from swinv2.config import SwinV2Config
 from swinv2.export import export
@@ -255,6 +255,15 @@ def test_a_file_of_others_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.torchscript", "w") as file:
         file.writestr("model/version", "3")
     with pytest.raises(ArtifactError, match="has no swinv2 record"):
+        open_session(tmp_path / "model.torchscript", device="cpu")
+
+
+def test_a_file_of_another_format_under_this_name_is_named(exported, tmp_path):
+    (tmp_path / "model.torchscript").write_bytes(exported["fp32"].path.read_bytes())
+    record = torchscript.read_record(tmp_path / "model.torchscript")
+    about = record.provenance["export"] | {"format": "pt2"}
+    torchscript.write_record(tmp_path / "model.torchscript", artifact.with_provenance(record, export=about))
+    with pytest.raises(ArtifactError, match=r"model\.torchscript holds pt2 and not torchscript"):
         open_session(tmp_path / "model.torchscript", device="cpu")
 
 

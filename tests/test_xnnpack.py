@@ -68,6 +68,18 @@ def test_every_layer_of_the_folded_network_is_quantised_once(small, sums):
     assert len(to_quantise(network, ())) == len(network.layers()) == len(layers) + 2 * sum(SMALL.depths)
 
 
+@SUMS
+def test_windows_of_one_token_have_neither_q_nor_k(sums):
+    """int8 looks for its layers in the graph, where these two would be missing."""
+    config = replace(SMALL, image_size=32)  # whose last map is of 1 x 1
+    model = randomized(SwinV2(config)).eval()
+    network = for_xnnpack(fold(model), sums=sums)
+    assert error(network, model, (32, 32)) < 1e-5
+    last = {name for name in network.layers() if name.startswith("stages.3.")}
+    assert last == {f"stages.3.{i}.{part}" for i in (0, 1) for part in ("v", "proj", "fc1", "fc2")}
+    assert "stages.3.1.v" not in to_quantise(network, ["stages.3.1.qkv"])
+
+
 def test_layers_to_keep_have_their_names_in_the_folded_network(small):
     network = for_xnnpack(fold(small), sums=False)
     kept = set(network.layers()) - set(to_quantise(network, ["stages.0.1.qkv", "head", "stages.0.0.proj"]))

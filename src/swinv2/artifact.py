@@ -166,19 +166,42 @@ def read(path: str | os.PathLike, *, framework: str = "np") -> tuple[Record, dic
     path = Path(path)
     described = _described(path)
     record = Record.from_dict(described, str(path))
+    if framework == "np" and "BF16" in {
+        t["dtype"] for name, t in _header(path)[0].items() if name != "__metadata__"
+    }:
+        # Other packages may have taught numpy the type by now; what a file gives must not depend on them.
+        raise ArtifactError(f'{path} holds bfloat16, which numpy does not have; use framework="pt"')
     try:
         with safe_open(path, framework=framework) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-    except TypeError:
-        raise ArtifactError(f'{path} holds bfloat16, which numpy does not have; use framework="pt"') from None
     except SafetensorError as error:
         raise ArtifactError(f"{path} cannot be read: {error}; copy or download it again") from None
     check_shapes(record.config, {name: tuple(t.shape) for name, t in tensors.items()}, str(path))
     if described.get("tensors_sha256") != tensors_sha256(tensors):
-        raise ArtifactError(
-            f"{path} is damaged: its weights do not have the hash it records; copy or download it again"
-        )
+        raise _damaged(path)
     return record, tensors
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Check a whole artifact, as read() does, without making tensors of it; any precision, no torch.
+
+    Raises:
+        FileNotFoundError, ArtifactError: what is wrong with the file, and what to do.
+    """
+    path = Path(path)
+    described, (header, size, _) = _described(path), _header(path)
+    record = Record.from_dict(described, str(path))
+    tensors = {name: row for name, row in header.items() if name != "__metadata__"}
+    check_shapes(record.config, {name: tuple(row["shape"]) for name, row in tensors.items()}, str(path))
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for name in sorted(tensors):
+            start, end = tensors[name]["data_offsets"]
+            file.seek(8 + size + start)
+            digest.update(name.encode())
+            digest.update(file.read(end - start))
+    if described.get("tensors_sha256") != digest.hexdigest():
+        raise _damaged(path)
 
 
 def check_shapes(config: SwinV2Config, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -287,6 +310,12 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     if not isinstance(header, dict):
         raise ArtifactError(f"{path} is not a safetensors file; {_OTHERS}")
     return header, size, body
+
+
+def _damaged(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is damaged: its weights do not have the hash it records; copy or download it again"
+    )
 
 
 def _umask() -> int:

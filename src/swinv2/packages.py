@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 # Where the name to import is not the name to install.
-_MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}
+_MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "mnn": "MNN"}
 _TOOLS = {"test", "dev"}  # extras of those who develop swinv2
 PROBE_SECONDS = 120
 

@@ -206,7 +206,7 @@ def as_artifact(model: Any, image_size: Any, say: Say) -> Iterator[Path]:
     """The model as an artifact on disk: itself where it is one, otherwise written to a temporary folder."""
     is_source = isinstance(model, (str, os.PathLike))
     if is_source and image_size is None and Path(model).is_file() and artifact.is_artifact(model):
-        artifact.read(model, framework="np")  # its hash: a damaged model is refused here, by name
+        artifact.verify(model)  # a damaged model is refused here, by its own name
         yield Path(model)
         return
     from swinv2.extras import require

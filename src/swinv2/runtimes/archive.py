@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from swinv2.artifact import ArtifactError, Record
 from swinv2.runtimes.beside import from_json, to_json
@@ -33,6 +34,18 @@ def read_record(path: Path) -> Record:
     with _opened(path) as archive:
         text = archive.read(RECORD).decode("utf-8", "replace") if RECORD in archive.namelist() else None
     return from_json(text, str(path))
+
+
+def about_export(record: Record, path: Path, runtime: str) -> dict[str, Any]:
+    """What the record says about the file.
+
+    Raises:
+        ArtifactError: it is a file of another format under this name.
+    """
+    about = record.provenance.get("export", {})
+    if (written := about.get("format", runtime)) != runtime:
+        raise ArtifactError(f"{path} holds {written} and not {runtime}; give it the suffix it had")
+    return about
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -99,7 +99,7 @@ class Pt2Session(Session):
         from torch._inductor import aoti_load_package
 
         self.record = read_record(path)
-        about = self.record.provenance.get("export", {})
+        about = archive.about_export(self.record, path, self.runtime)
         self.precision, kind = about.get("precision", "fp32"), about.get("device", "cpu")
         if precision not in ("auto", self.precision):
             raise ValueError(f"{path} is in {self.precision}; export it again with --precision {precision}")

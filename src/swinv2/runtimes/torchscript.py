@@ -67,7 +67,7 @@ class TorchScriptSession(Session):
 
     def __init__(self, path: Path, *, device: str, precision: str):
         self.record = read_record(path)
-        self.precision = self.record.provenance.get("export", {}).get("precision", "fp32")
+        self.precision = archive.about_export(self.record, path, self.runtime).get("precision", "fp32")
         if precision not in ("auto", self.precision):
             raise ValueError(f"{path} is in {self.precision}; export it again with --precision {precision}")
         if why := unsupported(device, precision):

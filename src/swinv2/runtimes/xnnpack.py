@@ -94,11 +94,13 @@ class XnnBlock(nn.Module):
         super().__init__()
         self.heads, self.windows = block.heads, Windows(block, stage)
         weights, biases = block.qkv.weight.chunk(3), block.qkv.bias.chunk(3)
-        self.q, self.k, self.v = (moved(w, b, offset) for w, b in zip(weights, biases, strict=True))
-        scale = block.logit_scale.double().exp().flatten()  # h; clamped by fold()
-        self.length_q = Inverse(stage.dim, scale**-2, NORM_FLOOR**2, sums)
-        self.length_k = Inverse(stage.dim, torch.ones_like(scale), NORM_FLOOR**2, sums)
-        self.register_buffer("bias", flat_bias(block))  # 1 h N N, or 1 n*h N N
+        q, k, self.v = (moved(w, b, offset) for w, b in zip(weights, biases, strict=True))
+        if self.windows.tokens > 1:  # one token attends to itself, whatever q and k are
+            self.q, self.k = q, k
+            scale = block.logit_scale.double().exp().flatten()  # h; clamped by fold()
+            self.length_q = Inverse(stage.dim, scale**-2, NORM_FLOOR**2, sums)
+            self.length_k = Inverse(stage.dim, torch.ones_like(scale), NORM_FLOOR**2, sums)
+            self.register_buffer("bias", flat_bias(block))  # 1 h N N, or 1 n*h N N
         self.proj, self.norm1 = centred(block.proj.weight, block.proj.bias), CentredNorm(block.norm1, sums)
         offset = offset + block.norm1.bias.double()
         self.fc1 = moved(block.fc1.weight, block.fc1.bias, offset)
@@ -118,7 +120,7 @@ class XnnBlock(nn.Module):
         """[B*H*W, C] -> [B*H*W, C], before the output projection."""
         h, N, d = self.heads, self.windows.tokens, x.shape[-1] // self.heads
         x = self.windows.cut(x)  # B*n*N C; where the map is padded, masked keys hide that 0 is not -offset
-        if N == 1:  # the softmax of one token is 1; and XNNPACK refuses products of such windows as it runs
+        if N == 1:  # the softmax is 1; and XNNPACK refuses products of such windows as it runs
             return self.windows.join(self.v(x).reshape(-1, 1, h, d))
         q, k = self.q(x), self.k(x)
         q = q.reshape(-1, h, d) * self.length_q(q).reshape(-1, h, 1)
