@@ -10,8 +10,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
 
+# Native runtimes in one process share names and threads, and some crash beside others: each has a process of its own.
+NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
+            torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format)
+
 test: .venv/.test           ## everything that a CPU can show
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix --ignore=,$(NATIVE))
+	for file in $(NATIVE); do $(BIN)/python -m pytest -q -m "not slow and not gpu" $$file || exit 1; done
 
 check: .venv/.dev           ## before every commit: lint, types, layers, fast tests
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def quantised(
     is_dynamic = options.activations == "dynamic"
     wanted = set(to_quantise(network, options.keep_float))
     quantizer = XNNPACKQuantizer()
-    quantizer.set_filter_function(lambda node: _module_of(node) in wanted)
+    quantizer.set_filter_function(lambda node: node.op == "get_attr" or _module_of(node) in wanted)
     quantizer.set_operator_type(torch.ops.aten.linear.default, config(is_dynamic=is_dynamic))
     if not is_dynamic:  # XNNPACK has no dynamic int8 for this convolution
         quantizer.set_operator_type(torch.ops.aten.conv2d.default, config(is_dynamic=False))
