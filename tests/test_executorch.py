@@ -22,7 +22,6 @@ from swinv2.parity import TOLERANCES
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import Options, beside, executorch, open_session
 
-pytest.importorskip("executorch")
 DYNAMIC = {"precision": "int8", "activations": "dynamic", "keep_float": ("stages.0.1.qkv", "stages.1.0.fc2")}
 STATIC = {**DYNAMIC, "activations": "static"}
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +141,28 @@ def test_a_full_disk_leaves_nothing(pretend, source, tmp_path):
 def test_a_converter_that_dies_leaves_nothing(pretend, source, tmp_path):
     pretend.error = child.Died("writing m.pretend ended with signal SIGSEGV")
     refused(child.Died, "ended with signal SIGSEGV", source, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_sigterm_puts_everything_away(source, tmp_path):
+    line = [
+        sys.executable,
+        "-m",
+        "swinv2",
+        "export",
+        str(source),
+        "--to",
+        "torchscript",
+        "--output",
+        f"{tmp_path}/",
+    ]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while not left_in(tmp_path):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == Exit.TERMINATED
+    assert left_in(tmp_path) == []
 
 
 def test_a_damaged_model_is_refused_before_anything_is_written(source, tmp_path):

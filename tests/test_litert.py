@@ -21,8 +21,6 @@ from swinv2.parity import TOLERANCES
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import RUNTIMES, Options, litert, open_session
 
-pytest.importorskip("ai_edge_litert")
-pytest.importorskip("litert_torch")
 INT8 = {"precision": "int8", "activations": "dynamic", "keep_float": ("stages.0.1.qkv", "stages.1.0.fc2")}
 
 

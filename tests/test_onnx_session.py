@@ -14,7 +14,7 @@ import torch
 from exports import small_model
 
 from swinv2.artifact import ArtifactError, with_provenance
-from swinv2.runtimes import Options, open_session
+from swinv2.runtimes import Options, open_session, portion
 from swinv2.runtimes import onnx as runtime
 from swinv2.runtimes.onnx import session as sessions
 
@@ -72,7 +72,7 @@ def test_an_empty_batch_gives_no_logits(path):
 
 def test_large_batches_go_through_in_parts_on_a_cpu(path, model, monkeypatch):
     """An image has 64 * 64 / 16 patches with 128 values each inside the MLP."""
-    monkeypatch.setattr(sessions, "CACHED_VALUES", 2 * 256 * 128)
+    monkeypatch.setattr(portion, "CACHED_VALUES", 2 * 256 * 128)
     with open_session(path, "onnx", threads=1) as session:
         run, sizes = session._session.run, []
         session._session = SimpleNamespace(

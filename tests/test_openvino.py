@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from conftest import SMALL, randomized
@@ -32,9 +33,6 @@ from swinv2.runtimes import openvino as runtime
 from swinv2.runtimes.openvino import cache
 from swinv2.runtimes.openvino.graph import graph
 from swinv2.runtimes.openvino.writing import hold_in_bf16, linear_layers, to_bf16
-
-ov = pytest.importorskip("openvino")
-pytest.importorskip("nncf")
 
 KEPT = ("stages.1.0.fc2", "stages.2.1.qkv", "head")
 FILES = {

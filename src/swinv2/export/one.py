@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +18,7 @@ from swinv2 import artifact, child, verification
 from swinv2.artifact import Record, with_provenance
 from swinv2.parity import Comparison
 from swinv2.runtimes import Options, Runtime
+from swinv2.verbs import Exit
 from swinv2.verification import Reference
 
 Say = Callable[[str], None]
@@ -137,13 +141,31 @@ def _with_export(record: Record, about: dict[str, Any]) -> Record:
 
 @contextmanager
 def workshop(target: Path) -> Iterator[Path]:
-    """A folder beside the target, on the same disk, that is gone afterwards."""
+    """A folder beside the target, on the same disk, that is gone afterwards; after a SIGTERM too."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        yield folder
+        with _ended_in_order():
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the program as sys.exit does, so that everything is put away, and not at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+
+    def leave(*_: object) -> None:
+        sys.exit(Exit.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def move(files: tuple[Path, ...], folder: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from swinv2.config import Pair, Stage
+from swinv2.fold import FoldedBlock, FoldedMerging, FoldedPatchEmbed, FoldedSwinV2
 from swinv2.ops.windows import NORM_FLOOR
 from swinv2.runtimes.onnx.building import Graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from swinv2.fold import FoldedBlock, FoldedPatchEmbed, FoldedSwinV2
 
 
 FLOAT, HALF = 1, 10  # onnx.TensorProto.FLOAT, FLOAT16
@@ -92,6 +93,29 @@ def add_branches(g: Graph, x: str, attended: str, block: FoldedBlock) -> str:
 def mean(g: Graph, x: str, axis: int) -> str:
     """The mean over one axis, which stays with one element."""
     return g.op("ReduceMean", x, g.numbers(axis)) if g.opset >= 18 else g.op("ReduceMean", x, axes=[axis])
+
+
+def write_stages(
+    g: Graph,
+    x: str,
+    network: FoldedSwinV2,
+    *,
+    embed: Callable[[Graph, str, FoldedPatchEmbed, Pair], str],
+    merging: Callable[[Graph, str, FoldedMerging, Stage], str],
+    block: Callable[[Graph, str, FoldedBlock, Stage], str],
+) -> str:
+    """Images through all stages of the network, in operators named after its modules: "stages.0.1.fc2/MatMul"."""
+    for i, parts in enumerate(network.stages):
+        stage: Stage = parts.stage  # type: ignore[assignment]
+        for j, part in enumerate(parts):  # type: ignore[arg-type, var-annotated]
+            with g.scope(f"stages.{i}.{j}"):
+                if isinstance(part, FoldedPatchEmbed):
+                    x = embed(g, x, part, network.image_size)
+                elif isinstance(part, FoldedMerging):
+                    x = merging(g, x, part, stage)
+                else:
+                    x = block(g, x, part, stage)
+    return x
 
 
 def write_head(g: Graph, x: str, network: FoldedSwinV2) -> str:

@@ -13,10 +13,8 @@ from swinv2.artifact import ArtifactError
 from swinv2.extras import require
 from swinv2.runtimes.base import Session
 from swinv2.runtimes.onnx.record import read_record
+from swinv2.runtimes.portion import images_at_a_time
 
-CACHED_VALUES = (
-    4 << 20
-)  # activations of the images that a CPU takes through the network at a time (docs/log.md)
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -65,22 +63,12 @@ class OnnxSession(Session):
             return np.zeros(
                 (0, self.record.config.num_classes or self.record.config.num_features), np.float32
             )
-        step = self._at_a_time(*images.shape[2:])
+        step = sys.maxsize
+        if self.device == "cpu":
+            step = images_at_a_time(self.record.config, (images.shape[2], images.shape[3]), self._threads)
         starts = range(0, len(images), step)
         parts = [self._session.run(None, {"images": images[i : i + step]})[0] for i in starts]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def _at_a_time(self, height: int, width: int) -> int:
-        """How many images a CPU takes at once: whole batches leave the caches, and memory is slower than products.
-
-        Many threads need more work at a time, and have more caches.
-        """
-        if self.device != "cpu":
-            return sys.maxsize
-        config = self.record.config
-        patches = -(-height // config.patch_size) * -(-width // config.patch_size)
-        widest = int(config.mlp_ratio * config.embed_dim) * patches  # values of an image inside the first MLP
-        return max(1, CACHED_VALUES // widest, self._threads // 2)
 
     def close(self) -> None:
         self._session = None

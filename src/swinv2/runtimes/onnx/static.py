@@ -29,6 +29,7 @@ from swinv2.runtimes.onnx.layers import (
     merged_weight,
     values,
     write_head,
+    write_stages,
 )
 
 if TYPE_CHECKING:
@@ -51,16 +52,7 @@ def graph(
     """
     g = Graph(opset, np.float16 if half else np.float32)
     x = g.op("Cast", "images", to=HALF) if half else "images"
-    for i, parts in enumerate(network.stages):
-        stage: Stage = parts.stage  # type: ignore[assignment]
-        for j, part in enumerate(parts):  # type: ignore[arg-type, var-annotated]
-            with g.scope(f"stages.{i}.{j}"):
-                if isinstance(part, FoldedPatchEmbed):
-                    x = write_patch_embed(g, x, part, network.image_size)
-                elif isinstance(part, FoldedMerging):
-                    x = write_merging(g, x, part, stage)
-                else:
-                    x = write_block(g, x, part, stage)
+    x = write_stages(g, x, network, embed=write_patch_embed, merging=write_merging, block=write_block)
     x = write_head(g, x, network)
     config, first = network.config, batch or "batch"
     return g.model(

@@ -26,7 +26,7 @@ from swinv2.config import Pair, Stage
 from swinv2.fold import FoldedBlock, FoldedMerging, FoldedPatchEmbed, FoldedSwinV2
 from swinv2.ops.windows import NORM_FLOOR, padded
 from swinv2.runtimes.onnx.building import Graph
-from swinv2.runtimes.onnx.layers import gelu, linear, merged_weight, values
+from swinv2.runtimes.onnx.layers import gelu, linear, merged_weight, values, write_stages
 from swinv2.runtimes.onnx.static import fill, into_map, into_windows, write_bias
 
 if TYPE_CHECKING:
@@ -39,17 +39,8 @@ OPSET = 20  # has Gelu; newer ones bring nothing that OpenVINO does not find by 
 
 def graph(network: FoldedSwinV2, *, opset: int = OPSET) -> onnx.ModelProto:
     """The network as a model: "images" [batch, in_chans, height, width] -> "logits" [batch, classes]."""
-    g, x = Graph(opset), "images"
-    for i, parts in enumerate(network.stages):
-        stage: Stage = parts.stage  # type: ignore[assignment]
-        for j, part in enumerate(parts):  # type: ignore[arg-type, var-annotated]
-            with g.scope(f"stages.{i}.{j}"):
-                if isinstance(part, FoldedPatchEmbed):
-                    x = patch_embed(g, x, part, network.image_size)
-                elif isinstance(part, FoldedMerging):
-                    x = merging(g, x, part, stage)
-                else:
-                    x = block(g, x, part, stage)
+    g = Graph(opset)
+    x = write_stages(g, "images", network, embed=patch_embed, merging=merging, block=block)
     with g.scope("norm"):
         x = layer_norm(g, x, network.norm)
     x = mean(g, x, 1)
