@@ -214,6 +214,29 @@ def formats() -> str:
     return table(head, rows)
 
 
+def exports() -> str:
+    """Every row of benchmarks/results/exports-cpu.json: our export and timm's of the same weights, in one runtime."""
+    result = json.loads((RESULTS / "exports-cpu.json").read_text())
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    where = f"{m['cpu']}, {m['threads']} threads, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    if note := result.get("note"):
+        where += f" {note[0].upper()}{note[1:]}."
+    rows = []
+    for row in result["rows"]:
+        for runtime in ("onnx", "openvino"):
+            if f"{runtime}_speedup" not in row:
+                continue  # ONNX Runtime has no bfloat16 on a CPU
+            theirs, ours = (row["median_ms"][f"{runtime} {who}"] for who in ("timm", "swinv2"))
+            low, _, high = row[f"{runtime}_speedup_quartiles"]
+            rows.append(
+                (f"`{row['model']}`", runtime, row["batch"], row["precision"], row["rounds"], f"{theirs:.1f}",
+                 f"{ours:.1f}", f"{row[f'{runtime}_speedup']:.2f}", f"{low:.2f} to {high:.2f}",
+                 f"{row[f'{runtime}_goal']:g}")
+            )  # fmt: skip
+    head = "model | runtime | batch | precision | rounds | ms: timm | ours | speed-up | quartiles of the rounds | goal"
+    return f"{where}\n\n{table(head, rows)}"
+
+
 def formats_here() -> str:
     """All figures of benchmarks/results/formats-cpu.json, and what could not be written or run there."""
     result = measured_formats()
@@ -257,6 +280,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "inference": inference,
     "training": training,
     "int8": int8,
+    "exports": exports,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
