@@ -23,6 +23,9 @@ PHOTOGRAPH = Path(swinv2.__file__).parent / "probe" / "portrait.png"
 NOT_EVERYWHERE = {"tensorrt": "tensorrt", "mnn": "MNN"}
 WRITTEN_NOT_RUN = {"coreml"}  # Core ML itself is in the systems of Apple
 
+# The converters' packages are full of what newer Pythons advise against; no warning is asked for here.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 def here() -> list[str]:
     """The formats to test; what may be absent is named above, and anything else that is fails."""
