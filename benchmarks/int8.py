@@ -114,7 +114,9 @@ def measure(name: str, model: Path, data: Path, args: argparse.Namespace) -> dic
     """Everything about one model."""
     with tempfile.TemporaryDirectory() as folder:
         files, refused = written(model, data, args.formats, Path(folder), args.max_drop)
+        say(f"timing {len(files)} files")
         speed = {batch: timed(files, batch, args.rounds, args.threads) for batch in args.batches}
+        say("timed")
         floats = {file.format: file for file in files if file.found is None}
         rows = [row(file, floats[file.format], speed) for file in files if file.found is not None]
         pictures = next(file.found.facts["pictures"] for file in files if file.found is not None)
