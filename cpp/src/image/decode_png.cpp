@@ -28,6 +28,8 @@ namespace {
 
 // One byte of deflated data holds at most 1,032 of pixels: a header that promises more is a lie.
 constexpr uint64_t MAX_EXPANSION = 1040;
+constexpr size_t MAX_TEXT = 1 << 20;  // bytes
+constexpr int MAX_TEXTS = 64;
 
 struct Header {
   int width = 0, height = 0, depth = 0, colour_type = 0, passes = 1;
@@ -71,7 +73,23 @@ class Reader {
   char message_[128] = "";
 };
 
-Reader::Reader(Bytes bytes) : rest_(bytes) {
+// libpng allocates what a chunk claims to need before it looks for the data, so it is given no chunk that the
+// file breaks off in. Pixels are read as they come and may break off anywhere.
+Bytes without_broken_chunk(Bytes file) {
+  Bytes rest = file.from(8);
+  while (rest.size >= 8) {
+    size_t length = 0;
+    for (int i = 0; i < 4; ++i) length = length << 8 | rest.data[i];
+    if (length > rest.size - 8) {
+      if (rest.from(4).starts_with("IDAT", 4)) return file;
+      break;
+    }
+    rest = rest.from(8 + length).from(4);
+  }
+  return {file.data, file.size - rest.size};
+}
+
+Reader::Reader(Bytes bytes) : rest_(without_broken_chunk(bytes)) {
   if (setjmp(target_) == 0) {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
     if (png_) info_ = png_create_info_struct(png_);
@@ -101,7 +119,9 @@ bool Reader::header() {
   static const png_byte skipped[] =
       "bKGD\0cHRM\0gAMA\0hIST\0iCCP\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0tIME";
   png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, skipped, static_cast<int>(sizeof skipped / 5));
-  png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // refuse_size() has the limit
+  png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);             // refuse_size() has the limit
+  png_set_chunk_malloc_max(png_, std::max<size_t>(rest_.size, MAX_TEXT));  // of texts when they are inflated
+  png_set_chunk_cache_max(png_, MAX_TEXTS);
   png_set_read_fn(png_, this, give);
   png_read_info(png_, info_);
   head.width = static_cast<int>(png_get_image_width(png_, info_));
