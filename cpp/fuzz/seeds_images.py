@@ -1,4 +1,4 @@
-"""Small pictures of every kind that the engine decodes, to begin fuzzing from.
+"""Pictures of every kind that the engine decodes, to begin fuzzing from and to compare with Pillow.
 
 python cpp/fuzz/seeds_images.py FOLDER
 """
@@ -11,26 +11,37 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-SIZE = (13, 9)  # width, height
+Size = tuple[int, int]  # width, height
+Files = Iterator[tuple[str, bytes]]
+
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 COLOUR_TYPES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG: values per pixel
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
-def picture(mode: str) -> Image.Image:
-    """Something with edges and gradients."""
-    across, down = np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1]))
-    planes = [across * 19, down * 28, (across * down * 7) % 256, 255 - across * 13]
+def files(size: Size = (13, 9)) -> Files:
+    """(name, bytes) of one of each kind."""
+    yield from jpegs(size)
+    yield from pngs(size)
+    yield from webps(size)
+    yield from pnms(size)
+
+
+def picture(mode: str, size: Size) -> Image.Image:
+    """Something with edges, gradients, and transparency where the mode has it."""
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    planes = [across * 19, down * 28, across * down * 7, 255 - across * 13]
     return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8)).convert(mode)
 
 
-def encoded(mode: str, kind: str, **options: object) -> bytes:
+def encoded(mode: str, size: Size, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture(mode).save(buffer, kind, **options)
+    picture(mode, size).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -40,40 +51,36 @@ def orientation(value: int) -> Image.Exif:
     return tags
 
 
-def jpegs() -> Iterator[tuple[str, bytes]]:
+def jpegs(size: Size) -> Files:
     for mode in ("L", "RGB", "CMYK"):
         for progressive in (False, True):
             for subsampling in (0, 1, 2) if mode != "L" else (0,):
                 name = f"{mode}-{subsampling}{'-progressive' * progressive}.jpg"
-                yield (
-                    name,
-                    encoded(mode, "JPEG", progressive=progressive, subsampling=subsampling, quality=60),
-                )
-    yield "restarts.jpg", encoded("RGB", "JPEG", restart_marker_blocks=1)
-    yield "turned.jpg", encoded("RGB", "JPEG", exif=orientation(6))
-    yield "xmp.jpg", encoded("RGB", "JPEG", xmp=b'<x tiff:Orientation="8"/>')
+                options = {"progressive": progressive, "subsampling": subsampling, "quality": 60}
+                yield name, encoded(mode, size, "JPEG", **options)
+    yield "stored-as-rgb.jpg", encoded("RGB", size, "JPEG", keep_rgb=True)
+    yield "restarts.jpg", encoded("RGB", size, "JPEG", restart_marker_blocks=1)
+    for value in range(1, 9):
+        yield f"turned-{value}.jpg", encoded("RGB", size, "JPEG", exif=orientation(value))
+    yield "xmp.jpg", encoded("RGB", size, "JPEG", xmp=b'<x tiff:Orientation="8"/>')
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(colour_type: int, depth: int, *, interlaced: bool, transparent: bool) -> bytes:
+def png(colour_type: int, depth: int, size: Size, *, interlaced: bool, transparent: bool) -> bytes:
     """What Pillow does not write: every depth, interlacing, keys."""
-    values = np.random.default_rng(depth).integers(0, 1 << depth, (*SIZE[::-1], COLOUR_TYPES[colour_type]))
+    random = np.random.default_rng(depth)
+    values = random.integers(0, 1 << depth, (*size[::-1], COLOUR_TYPES[colour_type]))
     parts = [values[y::dy, x::dx] for y, x, dy, dx in PASSES] if interlaced else [values]
     rows = [b"\0" + _packed(row.reshape(-1), depth) for part in parts if part.size for row in part]
-    header = struct.pack(">IIBBBBB", *SIZE, depth, colour_type, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, interlaced)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     if colour_type == 3:
-        data += (
-            chunk(b"PLTE", bytes(range(3 << depth))[: 3 << depth])
-            if depth < 8
-            else chunk(b"PLTE", bytes(768))
-        )
-    if transparent and colour_type < 4:
-        key = b"\x00\x80" if colour_type == 3 else values[0, 0].astype(">u2").tobytes()
-        data += chunk(b"tRNS", key)
+        data += chunk(b"PLTE", random.bytes(3 << depth))
+    if transparent:
+        data += chunk(b"tRNS", b"\x00\x80" if colour_type == 3 else values[0, 0].astype(">u2").tobytes())
     data += chunk(b"IDAT", zlib.compress(b"".join(rows)))
     return data + chunk(b"eXIf", orientation(5).tobytes()[6:]) + chunk(b"IEND", b"")
 
@@ -85,44 +92,41 @@ def _packed(row: np.ndarray, depth: int) -> bytes:
     return np.packbits(bits.astype(np.uint8)).tobytes()
 
 
-def pngs() -> Iterator[tuple[str, bytes]]:
+def pngs(size: Size) -> Files:
     for colour_type, depths in DEPTHS.items():
         for depth in depths:
             for interlaced in (False, True):
-                for transparent in (False, True)[: 2 if colour_type < 4 else 1]:
+                for transparent in (False, True) if colour_type < 4 else (False,):
                     name = f"{colour_type}-{depth}{'-interlaced' * interlaced}{'-key' * transparent}.png"
-                    yield name, png(colour_type, depth, interlaced=interlaced, transparent=transparent)
-    text = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>')
-    profile = orientation(4).tobytes().hex()
-    text += chunk(
-        b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(f"\nexif\n{len(profile)}\n{profile}".encode())
-    )
-    plain = encoded("RGB", "PNG")
-    yield "texts.png", plain[:33] + text + plain[33:]
+                    yield name, png(colour_type, depth, size, interlaced=interlaced, transparent=transparent)
+    plain, profile = encoded("RGB", size, "PNG"), orientation(4).tobytes().hex()
+    raw = zlib.compress(f"\nexif\n{len(profile)}\n{profile}".encode())
+    for name, text in (
+        ("xmp.png", chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>')),
+        ("profile.png", chunk(b"zTXt", b"Raw profile type exif\0\0" + raw)),
+    ):
+        yield name, plain[:33] + text + plain[33:]
 
 
-def webps() -> Iterator[tuple[str, bytes]]:
+def webps(size: Size) -> Files:
+    frames = {"save_all": True, "append_images": [Image.new("RGBA", size, "purple")]}
     for mode in ("RGB", "RGBA"):
         for lossless in (False, True):
-            yield f"{mode}{'-lossless' * lossless}.webp", encoded(mode, "WEBP", lossless=lossless, quality=50)
-            frames = {"save_all": True, "append_images": [Image.new("RGBA", SIZE, "purple")]}
-            yield (
-                f"{mode}{'-lossless' * lossless}-frames.webp",
-                encoded(mode, "WEBP", lossless=lossless, **frames),
-            )
-    yield "turned.webp", encoded("RGB", "WEBP", exif=orientation(7), xmp=b"<tiff:Orientation>2<")
+            name, options = f"{mode}{'-lossless' * lossless}", {"lossless": lossless, "quality": 50}
+            yield f"{name}.webp", encoded(mode, size, "WEBP", **options)
+            yield f"{name}-frames.webp", encoded(mode, size, "WEBP", **options, **frames)
+    yield "turned.webp", encoded("RGB", size, "WEBP", exif=orientation(7), xmp=b"<tiff:Orientation>2<")
 
 
-def pnms() -> Iterator[tuple[str, bytes]]:
-    yield "grey.pgm", encoded("L", "PPM")
-    yield "colour.ppm", encoded("RGB", "PPM").replace(b"255", b"# white\n254", 1)
+def pnms(size: Size) -> Files:
+    yield "grey.pgm", encoded("L", size, "PPM")
+    yield "colour.ppm", encoded("RGB", size, "PPM").replace(b"255", b"# white\n254", 1)
 
 
 def main(folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for make in (jpegs, pngs, webps, pnms):
-        for name, data in make():
-            Path(folder, name).write_bytes(data)
+    for name, data in files():
+        Path(folder, name).write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,9 @@ void test_strips_cost_what_the_crop_sees() {
   recipe.mean = recipe.std = {0.5f};
   std::vector<float> tensor(256 * 256);
   prepare({strip.data(), 10000000, 1, 1, 10000000}, recipe, tensor.data());  // whole: 850 GB
-  for (float value : tensor) CHECK(value == (200.0f / 255.0f - 0.5f) / 0.5f, "a plain strip is not plain");
+  int other = 0;
+  for (float value : tensor) other += value != (200.0f / 255.0f - 0.5f) / 0.5f;
+  CHECK(other == 0, std::to_string(other) + " values of a plain strip are not plain");
 }
 
 void test_known_pictures() {
