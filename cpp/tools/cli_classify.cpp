@@ -25,7 +25,7 @@ bool is_picture(const fs::path& path) {
 }
 
 // Pictures below a folder, by suffix; links are followed, hidden files left out.
-void find_below(const fs::path& folder, std::set<fs::path>* seen, std::vector<std::string>* found) {
+void find_below(const fs::path& folder, std::set<fs::path>* seen, std::vector<fs::path>* found) {
   std::error_code error;
   if (!seen->insert(fs::canonical(folder, error)).second) return;  // a link that leads back up
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
@@ -33,7 +33,7 @@ void find_below(const fs::path& folder, std::set<fs::path>* seen, std::vector<st
     std::error_code ignored;
     if (!name.empty() && name[0] == '.') continue;
     if (entry->is_directory(ignored)) find_below(entry->path(), seen, found);
-    else if (is_picture(entry->path())) found->push_back(entry->path().string());
+    else if (is_picture(entry->path())) found->push_back(entry->path());
   }
 }
 
@@ -43,14 +43,14 @@ struct Answer {
 };
 
 Answer answer(const Model& model, const std::string& file, int top_k) {
-  Answer answer{file, "", {}};
+  Answer answer{file == "-" ? "stdin" : file, "", {}};
   try {
     const std::string bytes = read(file);
     answer.scores.resize(top_k);
     const int found = swinv2_classify_bytes(model, bytes.data(), bytes.size(), top_k, answer.scores.data());
     answer.scores.resize(found < 0 ? 0 : found);
-    if (found == SWINV2_INTERNAL || found == SWINV2_NO_MEMORY) checked(found);
-    if (found < 0) answer.error = naming(file == "-" ? "stdin" : file, swinv2_last_error());
+    if (found != SWINV2_BAD_IMAGE && found != SWINV2_UNSUPPORTED) checked(found);
+    if (found < 0) answer.error = naming(answer.file, swinv2_last_error());
   } catch (const Failure& failure) {
     if (failure.exit != PARTIAL) throw;
     answer.error = failure.sentence;
@@ -67,10 +67,10 @@ std::vector<Answer> refusals_and_files(const std::vector<std::string>& images) {
       continue;
     }
     std::set<fs::path> seen;
-    std::vector<std::string> files;
+    std::vector<fs::path> files;
     find_below(image, &seen, &files);
     std::sort(files.begin(), files.end());
-    for (const std::string& file : files) answers.push_back({file, "", {}});
+    for (const fs::path& file : files) answers.push_back({file.string(), "", {}});
     if (files.empty())
       answers.push_back({image, image + " is a folder without images (.jpg, .png, .webp and so on)", {}});
   }

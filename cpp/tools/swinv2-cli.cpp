@@ -44,7 +44,7 @@ int whole_number(const std::string& option, const std::string& text, int least) 
   char* end = nullptr;
   const long number = std::strtol(text.c_str(), &end, 10);
   if (text.empty() || *end || number < least || number > 1000000)
-    misused(option + " is " + text + "; give a whole number from " + std::to_string(least));
+    misused(option + " is " + text + "; give a whole number from " + std::to_string(least) + " to 1000000");
   return static_cast<int>(number);
 }
 
@@ -89,9 +89,8 @@ Arguments parse(int argc, char** argv) {
   }
   if (words.empty()) misused("no command is given; give classify, bench, dump or info");
   arguments.command = words[0];
-  if (words.size() < 2) misused(arguments.command + " needs a model file");
-  arguments.model = words[1];
-  arguments.images.assign(words.begin() + 2, words.end());
+  if (words.size() > 1) arguments.model = words[1];
+  if (words.size() > 2) arguments.images.assign(words.begin() + 2, words.end());
   return arguments;
 }
 
@@ -109,6 +108,7 @@ Exit run(const Arguments& arguments) {
   };
   for (const Command& command : commands) {
     if (arguments.command != command.name) continue;
+    if (arguments.model.empty()) misused(arguments.command + " needs a model file");
     const size_t images = arguments.images.size();
     if (images < command.fewest) misused(arguments.command + " needs an image");
     if (images > command.most)
