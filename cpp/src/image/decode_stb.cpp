@@ -57,8 +57,9 @@ Image decode_stb(Bytes bytes, int channels) {
     throw_damaged(stbi_failure_reason());
   refuse_size(width, height);
 
-  const Row kinds[] = {Row::grey, Row::grey_alpha, Row::rgb, Row::rgba};
-  const Row kind = kinds[(values >= 1 && values <= 4 ? values : 4) - 1];
+  // What a PNG has transparent beside its channels stb_image tells only of four values per pixel.
+  const bool is_png = bytes.starts_with("\x89PNG", 4);
+  const Row kind = is_png ? Row::rgba : values == 1 ? Row::grey : Row::rgb;
   const std::unique_ptr<stbi_uc, Free> pixels(
       stbi_load_from_memory(bytes.data, size, &width, &height, &values, values_of(kind)));
   if (!pixels) throw_damaged(stbi_failure_reason());
@@ -66,7 +67,6 @@ Image decode_stb(Bytes bytes, int channels) {
   Image image = allocate(width, height, channels);
   const size_t stride = static_cast<size_t>(width) * values_of(kind);
   for (int y = 0; y < height; ++y) store_row(kind, pixels.get() + y * stride, width, channels, image.row(y));
-  const bool is_png = bytes.starts_with("\x89PNG", 4);
   return upright(std::move(image), orientation(is_png ? metadata_of_png(bytes) : metadata_of_jpeg(bytes)));
 }
 
