@@ -1,0 +1,302 @@
+// The C interface: arguments checked, exceptions turned into a status and a sentence.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "artifact.h"
+#include "error.h"
+#include "image/image.h"
+#include "network.h"
+#include "swinv2.h"
+
+#ifndef SWINV2_RELEASE
+#define SWINV2_RELEASE "0.0.0"
+#endif
+
+using namespace swinv2;
+
+struct swinv2_model {
+  std::mutex mutex;
+  Config config;
+  Preprocess preprocess;
+  std::vector<std::string> names;
+  std::string record, architecture, precision;
+  std::unique_ptr<Network> network;
+  swinv2_info info;
+};
+
+namespace {
+
+constexpr int MOST_THREADS = 1024;
+constexpr int64_t MOST_PIXELS = int64_t{1} << 28;  // of one image, 16384 x 16384
+
+thread_local std::string last_error;
+
+template <class Work>
+int guarded(const Work& work) noexcept {
+  try {
+    return work();
+  } catch (const Error& error) {
+    last_error = error.what();
+    return error.status;
+  } catch (const std::bad_alloc&) {
+    try {
+      last_error = "there is not enough memory";
+    } catch (...) {
+    }
+    return SWINV2_NO_MEMORY;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return SWINV2_INTERNAL;
+  }
+}
+
+[[noreturn]] void refuse(const std::string& sentence) { throw Error(SWINV2_BAD_ARGUMENT, sentence); }
+
+void need(const void* pointer, const char* name) {
+  if (!pointer) refuse(std::string(name) + " is NULL");
+}
+
+const Kernels& choose(const char* wanted) {
+  const Kernels* const* tables;
+  const int count = kernel_tables(&tables);
+  if (!wanted || !*wanted) return *tables[0];
+  std::string names;
+  for (int i = 0; i < count; i++) {
+    if (!std::strcmp(tables[i]->name, wanted)) return *tables[i];
+    names += (i ? ", " : "") + std::string(tables[i]->name);
+  }
+  throw Error(SWINV2_UNSUPPORTED, "instructions are \"" + std::string(wanted) + "\"; this processor and build have " + names);
+}
+
+Precision precision_of(const std::string& name, const Kernels& kernels) {
+  if (name == "fp32") return Precision::fp32;
+  if (name != "bf16" && name != "int8") refuse("precision is \"" + name + "\"; give fp32, bf16 or int8");
+  if (!(name == "bf16" ? kernels.bf16 : kernels.int8))
+    throw Error(SWINV2_UNSUPPORTED, "the " + std::string(kernels.name) + " instructions have no products of " + name + "; use fp32");
+  return name == "bf16" ? Precision::bf16 : Precision::int8;
+}
+
+std::string class_name(const Artifact& artifact, int index) {
+  return artifact.classes.empty() ? "class " + std::to_string(index) : artifact.classes[static_cast<size_t>(index)];
+}
+
+void check_size(int64_t batch, int height, int width) {
+  if (batch < 1 || height < 1 || width < 1)
+    refuse("images are " + std::to_string(batch) + " of " + std::to_string(height) + " x " + std::to_string(width) + " pixels; give at least one of each");
+  if (int64_t{height} * width > MOST_PIXELS)
+    refuse("images have " + std::to_string(int64_t{height} * width) + " pixels; give at most " + std::to_string(MOST_PIXELS));
+}
+
+View view_of(const swinv2_model& model, const uint8_t* pixels, int width, int height, ptrdiff_t row_bytes) {
+  need(pixels, "rgb");
+  if (width < 1 || height < 1) refuse("the picture is " + std::to_string(width) + " x " + std::to_string(height) + " pixels; it needs one at least");
+  const int channels = model.config.in_chans;
+  if (!row_bytes) row_bytes = static_cast<ptrdiff_t>(width) * channels;
+  if ((row_bytes < 0 ? -row_bytes : row_bytes) < static_cast<ptrdiff_t>(width) * channels)
+    refuse("row_bytes is " + std::to_string(row_bytes) + "; a row has " + std::to_string(static_cast<int64_t>(width) * channels));
+  return {pixels, width, height, channels, row_bytes};
+}
+
+std::vector<float> room(const swinv2_model& model) {
+  return std::vector<float>(static_cast<size_t>(model.info.channels) * static_cast<size_t>(model.info.height) * static_cast<size_t>(model.info.width));
+}
+
+void prepare_bytes(const swinv2_model& model, const void* bytes, size_t size, float* tensor) {
+  need(bytes, "bytes");
+  if (model.config.in_chans != 1 && model.config.in_chans != 3)
+    throw Error(SWINV2_UNSUPPORTED, "the model takes " + std::to_string(model.config.in_chans) + " channels, a picture has 1 or 3; use swinv2_run");
+  const Image image = decode(static_cast<const unsigned char*>(bytes), size, model.config.in_chans);
+  prepare({image.pixels.data(), image.width, image.height, image.channels, static_cast<ptrdiff_t>(image.width) * image.channels},
+          model.preprocess, tensor);
+}
+
+int top_of(swinv2_model& model, const std::vector<float>& tensor, int k, swinv2_score* top) {
+  need(top, "top");
+  if (k < 1) refuse("k is " + std::to_string(k) + "; give at least 1");
+  if (!model.config.num_classes) refuse("the model has no classes, only features; use swinv2_run");
+  const int classes = model.info.classes;
+  std::vector<float> logits(static_cast<size_t>(classes));
+  {
+    std::lock_guard<std::mutex> lock(model.mutex);
+    model.network->run(tensor.data(), 1, model.info.height, model.info.width, logits.data());
+  }
+  std::vector<int> order(static_cast<size_t>(classes));
+  std::iota(order.begin(), order.end(), 0);
+  const int count = std::min(k, classes);
+  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int a, int b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  });
+  const double largest = logits[static_cast<size_t>(order[0])];
+  if (!std::isfinite(largest)) throw Error(SWINV2_INTERNAL, "the model's answer in " + model.precision + " is not finite; try fp32");
+  double total = 0;
+  for (float logit : logits) total += std::exp(logit - largest);
+  for (int i = 0; i < count; i++) {
+    const int index = order[static_cast<size_t>(i)];
+    top[i] = {index, static_cast<float>(std::exp(logits[static_cast<size_t>(index)] - largest) / total), model.names[static_cast<size_t>(index)].c_str()};
+  }
+  return count;
+}
+
+std::vector<unsigned char> contents(const char* path) {
+  need(path, "path");
+  std::FILE* file = std::fopen(path, "rb");
+  if (!file) throw Error(SWINV2_NO_FILE, std::string(path) + ": " + std::strerror(errno));
+  std::vector<unsigned char> bytes;
+  unsigned char buffer[1 << 16];
+  size_t n;
+  while ((n = std::fread(buffer, 1, sizeof buffer, file)) > 0) bytes.insert(bytes.end(), buffer, buffer + n);
+  const bool failed = std::ferror(file) != 0;
+  std::fclose(file);
+  if (failed) throw Error(SWINV2_NO_FILE, std::string(path) + " cannot be read");
+  return bytes;
+}
+
+}  // namespace
+
+extern "C" {
+
+int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** out) {
+  return guarded([&]() -> int {
+    need(out, "model");
+    *out = nullptr;
+    need(path, "path");
+    const swinv2_options given = options ? *options : swinv2_options{};
+    if (given.version != 0 && given.version != SWINV2_VERSION)
+      refuse("options.version is " + std::to_string(given.version) + "; this library has " + std::to_string(SWINV2_VERSION));
+    if (given.threads < 0 || given.threads > MOST_THREADS)
+      refuse("threads is " + std::to_string(given.threads) + "; give 1 to " + std::to_string(MOST_THREADS) + ", or 0 for the processor's cores");
+    const Kernels& kernels = choose(given.instructions);
+    auto model = std::make_unique<swinv2_model>();
+    model->precision = given.precision && *given.precision ? given.precision : "fp32";
+    const Precision precision = precision_of(model->precision, kernels);
+    const Artifact artifact = Artifact::open(path);
+    model->config = artifact.config;
+    model->preprocess = artifact.preprocess;
+    model->record = artifact.record;
+    model->architecture = artifact.config.architecture;
+    model->network = std::make_unique<Network>(artifact, kernels, precision, given.threads ? given.threads : processor_cores());
+    for (int i = 0; i < artifact.config.num_classes; i++) model->names.push_back(class_name(artifact, i));
+    swinv2_info& info = model->info;
+    info.architecture = model->architecture.c_str();
+    info.precision = model->precision.c_str();
+    info.instructions = kernels.name;
+    info.threads = model->network->threads();
+    info.classes = model->network->outputs();
+    info.channels = model->config.in_chans;
+    info.height = model->preprocess.size.rows;
+    info.width = model->preprocess.size.cols;
+    info.stages = static_cast<int>(model->config.depths.size());
+    info.weight_bytes = model->network->weight_bytes();
+    *out = model.release();
+    return SWINV2_OK;
+  });
+}
+
+void swinv2_close(swinv2_model* model) { delete model; }
+
+const swinv2_info* swinv2_describe(const swinv2_model* model) { return model ? &model->info : nullptr; }
+
+const char* swinv2_class_name(const swinv2_model* model, int index) {
+  if (!model || index < 0 || static_cast<size_t>(index) >= model->names.size()) return nullptr;
+  return model->names[static_cast<size_t>(index)].c_str();
+}
+
+const char* swinv2_record(const swinv2_model* model) { return model ? model->record.c_str() : nullptr; }
+
+int swinv2_classify_file(swinv2_model* model, const char* path, int k, swinv2_score* top) {
+  return guarded([&] {
+    need(model, "model");
+    const std::vector<unsigned char> bytes = contents(path);
+    std::vector<float> tensor = room(*model);
+    try {
+      prepare_bytes(*model, bytes.data() ? bytes.data() : reinterpret_cast<const unsigned char*>(""), bytes.size(), tensor.data());
+    } catch (const Error& error) {
+      throw Error(error.status, std::string(path) + ": " + error.what());
+    }
+    return top_of(*model, tensor, k, top);
+  });
+}
+
+int swinv2_classify_bytes(swinv2_model* model, const void* bytes, size_t size, int k, swinv2_score* top) {
+  return guarded([&] {
+    need(model, "model");
+    std::vector<float> tensor = room(*model);
+    prepare_bytes(*model, bytes, size, tensor.data());
+    return top_of(*model, tensor, k, top);
+  });
+}
+
+int swinv2_classify_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height, ptrdiff_t row_bytes, int k,
+                           swinv2_score* top) {
+  return guarded([&] {
+    need(model, "model");
+    std::vector<float> tensor = room(*model);
+    prepare(view_of(*model, rgb, width, height, row_bytes), model->preprocess, tensor.data());
+    return top_of(*model, tensor, k, top);
+  });
+}
+
+int swinv2_prepare_bytes(swinv2_model* model, const void* bytes, size_t size, float* tensor) {
+  return guarded([&]() -> int {
+    need(model, "model");
+    need(tensor, "tensor");
+    prepare_bytes(*model, bytes, size, tensor);
+    return SWINV2_OK;
+  });
+}
+
+int swinv2_prepare_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height, ptrdiff_t row_bytes, float* tensor) {
+  return guarded([&]() -> int {
+    need(model, "model");
+    need(tensor, "tensor");
+    prepare(view_of(*model, rgb, width, height, row_bytes), model->preprocess, tensor);
+    return SWINV2_OK;
+  });
+}
+
+int swinv2_run(swinv2_model* model, const float* images, int64_t batch, int height, int width, float* logits) {
+  return guarded([&]() -> int {
+    need(model, "model");
+    need(images, "images");
+    need(logits, "logits");
+    check_size(batch, height, width);
+    std::lock_guard<std::mutex> lock(model->mutex);
+    model->network->run(images, batch, height, width, logits);
+    return SWINV2_OK;
+  });
+}
+
+int swinv2_trace(swinv2_model* model, const float* image, int height, int width, swinv2_watcher watch, void* context) {
+  return guarded([&]() -> int {
+    need(model, "model");
+    need(image, "image");
+    if (!watch) refuse("watch is NULL");
+    check_size(1, height, width);
+    std::vector<float> logits(static_cast<size_t>(model->info.classes));
+    const Watch call = [&](const char* name, const float* values, std::vector<int64_t> shape) {
+      watch(context, name, values, shape.data(), static_cast<int>(shape.size()));
+    };
+    std::lock_guard<std::mutex> lock(model->mutex);
+    model->network->run(image, 1, height, width, logits.data(), &call);
+    return SWINV2_OK;
+  });
+}
+
+const char* swinv2_last_error(void) { return last_error.c_str(); }
+
+const char* swinv2_build(void) {
+  static const std::string text = std::string(SWINV2_RELEASE) + (*decoders() ? " " : "") + decoders();
+  return text.c_str();
+}
+
+}  // extern "C"

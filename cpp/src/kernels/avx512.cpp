@@ -1,0 +1,18 @@
+// AVX-512 as in the first processors that had it.
+
+#define SWINV2_SET avx512
+#define HAS_BF16 0
+#define HAS_INT8 0
+
+#include "avx512.h"
+#include "body.h"
+
+namespace swinv2 {
+
+const Kernels* avx512_kernels() {
+  using namespace avx512;
+  static constexpr Kernels table{"avx512", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  return &table;
+}
+
+}  // namespace swinv2

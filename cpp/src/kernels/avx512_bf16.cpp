@@ -1,0 +1,18 @@
+// AVX-512 with products of bfloat16 and of int8.
+
+#define SWINV2_SET avx512_bf16
+#define HAS_BF16 1
+#define HAS_INT8 1
+
+#include "avx512.h"
+#include "body.h"
+
+namespace swinv2 {
+
+const Kernels* avx512_bf16_kernels() {
+  using namespace avx512_bf16;
+  static constexpr Kernels table{"avx512_bf16", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  return &table;
+}
+
+}  // namespace swinv2

@@ -1,0 +1,18 @@
+// AVX-512 with products of int8 (VNNI).
+
+#define SWINV2_SET avx512_vnni
+#define HAS_BF16 0
+#define HAS_INT8 1
+
+#include "avx512.h"
+#include "body.h"
+
+namespace swinv2 {
+
+const Kernels* avx512_vnni_kernels() {
+  using namespace avx512_vnni;
+  static constexpr Kernels table{"avx512_vnni", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  return &table;
+}
+
+}  // namespace swinv2

@@ -1,0 +1,486 @@
+// The fast twin of reference.cpp, written once over the vectors of an instruction set.
+//
+// A file per set (avx512.cpp, ...) defines, in the namespace it gives as SWINV2_SET, and includes this:
+//   V, I             vectors of LANES floats and of LANES int32
+//   COLUMNS, ROWS    vectors in a row of a panel, and rows that a tile of accumulators has at most
+//   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
+//   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8
+// Everything has internal linkage or lies in that namespace: code for one set must never be merged into another's.
+
+namespace swinv2 {
+namespace SWINV2_SET {
+namespace {
+
+template <int... R>
+struct Rows {};  // 0, 1, ... as a pack: one compiled tile per height
+template <int N, int... R>
+struct Count : Count<N - 1, N - 1, R...> {};
+template <int... R>
+struct Count<0, R...> {
+  using All = Rows<R...>;
+};
+using AllRows = Count<ROWS>::All;
+
+constexpr int WIDTH = COLUMNS * LANES;  // columns of a panel
+constexpr int STEP = WIDTH * 4;         // bytes of a panel that one step reads
+constexpr int MAX_HEAD = 128;  // channels
+constexpr float EPSILON = 1e-5f;
+constexpr float NORM_FLOOR = 1e-12f;
+
+constexpr float EXCLUDED = -1e30f;      // a logit that no softmax sees; not -inf, which could make a NaN
+
+// value number i of a row that is fp32 or bf16
+inline void store_as(Precision precision, unsigned char* row, int i, V value) {
+#if HAS_BF16
+  if (precision == Precision::bf16) return store_bf16(reinterpret_cast<uint16_t*>(row) + i, value);
+#endif
+  (void)precision;
+  store(reinterpret_cast<float*>(row) + i, value);
+}
+
+// e^x for x <= 0, relative error below 3e-7 near 0; exactly 0 below -87.
+inline V exp(V x) {
+  const V power = max(mul(x, set(1.44269504f)), set(-126.0f));
+  const V whole = round(power);
+  const V f = sub(power, whole);
+  V y = set(0.00132669704f);  // 2^f on [-0.5, 0.5], least squares of the relative error
+  y = fma(y, f, set(0.00967545975f));
+  y = fma(y, f, set(0.0555074262f));
+  y = fma(y, f, set(0.240221218f));
+  y = fma(y, f, set(0.693146949f));
+  y = fma(y, f, set(1.00000007f));
+  return zero_where_less(x, set(-87.0f), times_power(y, whole));
+}
+
+#if !HAS_PERMUTED_GELU
+// x / 2 + |x| erf(|x| / sqrt 2) / 2 with erf of Abramowitz and Stegun (7.1.26), error below 1.5e-7.
+inline V gelu(V x) {
+  const V size = abs(x), z = mul(size, set(0.70710678f));
+  const V t = div(set(1.0f), fma(z, set(0.3275911f), set(1.0f)));
+  V y = set(1.061405429f);
+  y = fma(y, t, set(-1.453152027f));
+  y = fma(y, t, set(1.421413741f));
+  y = fma(y, t, set(-0.284496736f));
+  y = fma(y, t, set(0.254829592f));
+  const V half_erf = sub(set(0.5f), mul(mul(mul(y, t), exp(sub(set(0.0f), mul(z, z)))), set(0.5f)));
+  return fma(size, half_erf, mul(x, set(0.5f)));
+}
+inline V gelu_coarse(V x) { return gelu(x); }
+#endif
+
+// ---- products: a tile of R rows by one panel in registers -----------------------------------------------------------
+
+struct Fp32 {
+  using A = V;
+  static constexpr int VALUES = 1;  // of a step
+  static A zero() { return set(0.0f); }
+  static A mac(A sum, const unsigned char* x, A w) { return fma(set_from(x), w, sum); }
+  static A weights(const unsigned char* w) { return load(reinterpret_cast<const float*>(w)); }
+};
+#if HAS_BF16
+struct Bf16 {
+  using A = V;
+  static constexpr int VALUES = 2;
+  static A zero() { return set(0.0f); }
+  static A mac(A sum, const unsigned char* x, A w) { return mac_bf16(sum, set_from(x), w); }
+  static A weights(const unsigned char* w) { return load(reinterpret_cast<const float*>(w)); }
+};
+#endif
+#if HAS_INT8
+struct Int8 {
+  using A = I;
+  static constexpr int VALUES = 4;
+  static A zero() { return zero_int(); }
+  static A mac(A sum, const unsigned char* x, A w) { return mac_int8(sum, set_int_from(x), w); }
+  static A weights(const unsigned char* w) { return load_int(w); }
+};
+#endif
+
+// acc[r][c] = sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
+template <class P, int R>
+inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride, const unsigned char* w,
+                 size_t w_stride, int steps) {
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::zero();
+  // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base + 2 s.
+  const unsigned char* base[(R + 2) / 3];
+  UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] = x + 3 * i * stride;
+  for (int k = 0; k < steps; k++) {
+    typename P::A b[COLUMNS];
+    UNROLL for (int c = 0; c < COLUMNS; c++) b[c] = P::weights(w + c * LANES * 4);
+    w += w_stride;
+    UNROLL for (int r = 0; r < R; r++) {
+      const unsigned char* at = base[r / 3] + (r % 3) * stride + 4 * static_cast<size_t>(k);
+      UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::mac(acc[r][c], at, b[c]);
+    }
+  }
+}
+
+// out[r, columns of the panel] = the tile, scaled back where it is int8, + bias
+template <class P, int R>
+void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel) {
+  typename P::A acc[R][COLUMNS];
+  tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps);
+  UNROLL for (int c = 0; c < COLUMNS; c++) {
+    const int column = panel * WIDTH + c * LANES;
+    const V bias = load(w.bias + column);
+    if constexpr (P::VALUES < 4) {
+      UNROLL for (int r = 0; r < R; r++) store(out + r * out_stride + c * LANES, add(acc[r][c], bias));
+    } else {
+      const V scale = load(w.scale + column);
+      UNROLL for (int r = 0; r < R; r++) {
+        const V value = to_float(sub_int(acc[r][c], set_int(OFFSET * x.sum[r])));
+        store(out + r * out_stride + c * LANES, fma(value, mul(scale, set(x.scale[r])), bias));
+      }
+    }
+  }
+}
+
+using LinearTile = void (*)(float*, size_t, const Operand&, const Packed&, int);
+
+template <class P, int... R>
+LinearTile tile_of(int rows, Rows<R...>) {
+  constexpr LinearTile tiles[] = {linear_tile<P, R + 1>...};
+  return tiles[rows - 1];
+}
+
+LinearTile choose_tile(Precision precision, int rows) {
+#if HAS_BF16
+  if (precision == Precision::bf16) return tile_of<Bf16>(rows, AllRows{});
+#endif
+#if HAS_INT8
+  if (precision == Precision::int8) return tile_of<Int8>(rows, AllRows{});
+#endif
+  return tile_of<Fp32>(rows, AllRows{});
+}
+
+// Rows in tiles of nearly the same height: 64 rows are 13, 13, 13, 13 and 12 of at most 14.
+struct Split {
+  int tiles, rows;
+  explicit Split(int rows) : tiles((rows + ROWS - 1) / ROWS), rows(rows) {}
+  int start(int tile) const { return static_cast<int>(static_cast<int64_t>(rows) * tile / tiles); }
+};
+
+void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
+  const Split split(rows);
+  for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
+    for (int t = 0; t < split.tiles; t++) {
+      const int row = split.start(t), height = split.start(t + 1) - row;
+      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w, panel);
+    }
+}
+
+void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
+  alignas(64) float values[ROWS * WIDTH];
+  const Split split(rows);
+  for (int panel = first; panel < last; panel++)
+    for (int t = 0; t < split.tiles; t++) {
+      const int row = split.start(t), height = split.start(t + 1) - row;
+      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel);
+      for (int r = 0; r < height; r++) {
+        unsigned char* to = out.data + (row + r) * out.stride;
+        UNROLL for (int c = 0; c < COLUMNS; c++) {
+          const V y = load(values + r * WIDTH + c * LANES);
+          const V z = w.precision == Precision::fp32 ? gelu(y) : gelu_coarse(y);
+          store_as(out.precision, to, panel * WIDTH + c * LANES, z);
+        }
+      }
+    }
+}
+
+// ---- rows -----------------------------------------------------------------------------------------------------------
+
+void encode(const Operand& out, int row, const float* x, int cols, int padded) {
+  unsigned char* data = out.data + row * out.stride;
+  int i = 0;
+  if (out.precision == Precision::fp32) {
+    float* to = reinterpret_cast<float*>(data);
+    for (; i + LANES <= cols; i += LANES) store(to + i, load(x + i));
+    for (; i < padded; i++) to[i] = i < cols ? x[i] : 0;
+    return;
+  }
+  if (out.precision == Precision::bf16) {
+    uint16_t* to = reinterpret_cast<uint16_t*>(data);
+#if HAS_BF16
+    for (; i + LANES <= cols; i += LANES) store_bf16(to + i, load(x + i));
+#endif
+    for (; i < padded; i++) to[i] = i < cols ? to_bf16(x[i]) : uint16_t{0};
+    return;
+  }
+  V high = set(0.0f);
+  for (i = 0; i + LANES <= cols; i += LANES) high = max(high, abs(load(x + i)));
+  float top = largest(high);
+  for (; i < cols; i++) top = x[i] > top ? x[i] : -x[i] > top ? -x[i] : top;
+  const float inverse = top > 0 ? 127 / top : 0;
+  int8_t* to = reinterpret_cast<int8_t*>(data);
+  int32_t total = 0;
+  i = 0;
+#if HAS_INT8
+  I sums = zero_int();
+  for (; i + LANES <= cols; i += LANES) sums = add_int(sums, store_int8(to + i, mul(load(x + i), set(inverse))));
+  total = sum_int(sums);
+#endif
+  for (; i < padded; i++) {
+    to[i] = i < cols ? static_cast<int8_t>(__builtin_lrintf(x[i] * inverse)) : int8_t{0};
+    total += to[i];
+  }
+  out.scale[row] = top / 127;
+  out.sum[row] = total;
+}
+
+// Mean and 1 / deviation of a row, in two passes: the squares of large means would cancel.
+inline void moments(const float* x, int cols, V& mean, V& inverse) {
+  V a = set(0.0f), b = set(0.0f);
+  int i = 0;
+  for (; i + 2 * LANES <= cols; i += 2 * LANES) {
+    a = add(a, load(x + i));
+    b = add(b, load(x + i + LANES));
+  }
+  for (; i < cols; i += LANES) a = add(a, load(x + i));
+  mean = set(sum(add(a, b)) / static_cast<float>(cols));
+  a = b = set(0.0f);
+  for (i = 0; i + 2 * LANES <= cols; i += 2 * LANES) {
+    const V y = sub(load(x + i), mean), z = sub(load(x + i + LANES), mean);
+    a = fma(y, y, a);
+    b = fma(z, z, b);
+  }
+  for (; i < cols; i += LANES) {
+    const V y = sub(load(x + i), mean);
+    a = fma(y, y, a);
+  }
+  const V variance = set(sum(add(a, b)) / static_cast<float>(cols) + EPSILON);
+  inverse = div(set(1.0f), sqrt(variance));
+}
+
+void norm(float* y, const float* x, int cols, const float* gain, const float* bias) {
+  V mean, inverse;
+  moments(x, cols, mean, inverse);
+  for (int i = 0; i < cols; i += LANES)
+    store(y + i, fma(mul(sub(load(x + i), mean), inverse), load(gain + i), load(bias + i)));
+}
+
+void add_norm(float* x, const float* y, int cols, const float* gain, const float* bias) {
+  V mean, inverse;
+  moments(y, cols, mean, inverse);
+  for (int i = 0; i < cols; i += LANES) {
+    const V branch = fma(mul(sub(load(y + i), mean), inverse), load(gain + i), load(bias + i));
+    store(x + i, add(load(x + i), branch));
+  }
+}
+
+// ---- attention ------------------------------------------------------------------------------------------------------
+
+// What attention() keeps of one head; all of it stays in the first cache for windows up to 16 x 16.
+struct Scratch {
+  unsigned char *keys, *queries, *values;
+  float *logits, *bias, *sums;
+
+  Scratch(unsigned char* memory, int padded, int head_dim) {
+    keys = memory;
+    queries = keys + static_cast<size_t>(padded) * head_dim * 4;
+    values = queries + static_cast<size_t>(padded) * head_dim * 2;
+    logits = reinterpret_cast<float*>(values + static_cast<size_t>(padded) * round_up(head_dim, WIDTH) * 2);
+    bias = logits + static_cast<size_t>(ROWS) * padded;
+    sums = bias + padded + 2 * LANES;
+  }
+};
+
+// Rows or panels in memory: where they start, and bytes from one to the next.
+struct Side {
+  const unsigned char* data;
+  size_t stride;
+  size_t panel;  // bytes from panel to panel
+};
+
+// How the two products of attention take their sides, in float32: queries and values as they lie in the qkv rows.
+struct AttendFp32 : Fp32 {
+  static void store_step(unsigned char* to, const V* channel, V inverse) {
+    store(reinterpret_cast<float*>(to), mul(channel[0], inverse));
+  }
+  static void store_weight(float* logits, int j, V weight) { store(logits + j, weight); }
+  static Side queries(const Attention& a, const Scratch&, int) {
+    return {reinterpret_cast<const unsigned char*>(a.qkv), a.stride * 4, 0};
+  }
+  static Side values(const Attention& a, const Scratch&, int) {
+    return {reinterpret_cast<const unsigned char*>(a.qkv + 2 * a.dim), a.stride * 4, STEP};
+  }
+};
+
+#if HAS_BF16
+// The same in bfloat16: queries rounded, keys and values as pairs.
+struct AttendBf16 : Bf16 {
+  static void store_step(unsigned char* to, const V* channel, V inverse) {
+    store_pairs(to, mul(channel[0], inverse), mul(channel[1], inverse));
+  }
+  static void store_weight(float* logits, int j, V weight) {  // behind what is still to be read
+    store_bf16(reinterpret_cast<uint16_t*>(logits) + j, weight);
+  }
+  static Side queries(const Attention& a, const Scratch& s, int tokens) {
+    const size_t stride = static_cast<size_t>(a.head_dim) * 2;
+    for (int i = 0; i < tokens; i++)
+      for (int c = 0; c < a.head_dim; c += LANES)
+        store_bf16(reinterpret_cast<uint16_t*>(s.queries + i * stride) + c, load(a.qkv + i * a.stride + c));
+    return {s.queries, stride, 0};
+  }
+  static Side values(const Attention& a, const Scratch& s, int tokens) {
+    const size_t panel = static_cast<size_t>((tokens + 1) / 2) * STEP;
+    for (int j = 0; j < tokens; j += 2) {
+      const float* v = a.qkv + j * a.stride + 2 * a.dim;
+      for (int c = 0; c < a.head_dim; c += LANES)
+        store_pairs(s.values + c / WIDTH * panel + j / 2 * STEP + c % WIDTH * 4, load(v + c),
+                    j + 1 < tokens ? load(v + a.stride + c) : set(0.0f));
+    }
+    return {s.values, STEP, panel};
+  }
+};
+#endif
+
+// Unit keys as panels [keys / WIDTH][steps][WIDTH], zeros beyond the window.
+template <class P>
+void pack_keys(const Attention& a, int tokens, int padded, unsigned char* keys) {
+  const int d = a.head_dim, steps = d / P::VALUES;
+  for (int j = 0; j < padded; j += LANES) {
+    V square = set(0.0f);
+    V channels[MAX_HEAD];  // of LANES keys each
+    for (int c = 0; c < d; c += LANES) {
+      V key[LANES];
+      UNROLL for (int r = 0; r < LANES; r++)
+        key[r] = j + r < tokens ? load(a.qkv + (j + r) * a.stride + a.dim + c) : set(0.0f);
+      transpose(key, channels + c);
+      UNROLL for (int i = 0; i < LANES; i++) square = fma(channels[c + i], channels[c + i], square);
+    }
+    const V inverse = div(set(1.0f), max(sqrt(square), set(NORM_FLOOR)));
+    unsigned char* to = keys + (static_cast<size_t>(j / WIDTH) * steps * WIDTH + j % WIDTH) * 4;
+    for (int k = 0; k < steps; k++)
+      P::store_step(to + static_cast<size_t>(k) * STEP, channels + k * P::VALUES, inverse);
+  }
+}
+
+// The position bias of one query, key by key. In the table the keys of a window's row lie in order, rows backwards.
+struct WholeVectors {  // windows of LANES, 2 LANES ... columns
+  const float* table;
+  int cols, columns, c;
+  WholeVectors(const Attention& a, const Scratch&, const float* start, int, int)
+      : table(start), cols(a.cols), columns(2 * a.cols - 1), c(0) {}
+  static bool fits(const Attention& a) { return a.cols % LANES == 0 && a.rows * a.cols % WIDTH == 0; }
+  V next() {
+    const V value = load(table + c);
+    if ((c += LANES) == cols) c = 0, table -= columns;
+    return value;
+  }
+};
+
+struct TwoHalves {  // of LANES / 2 columns
+  const float* table;
+  int columns;
+  TwoHalves(const Attention& a, const Scratch&, const float* start, int, int) : table(start), columns(2 * a.cols - 1) {}
+  static bool fits(const Attention& a) { return 2 * a.cols == LANES && a.rows * a.cols % WIDTH == 0; }
+  V next() {
+    const V value = load_halves(table, table - columns);
+    table -= 2 * columns;
+    return value;
+  }
+};
+
+struct Staged {  // any window: written out first, rows over one another's tails
+  const float* at;
+  Staged(const Attention& a, const Scratch& s, const float* start, int tokens, int padded) : at(s.bias) {
+    for (int t = 0; t < a.rows; t++)
+      for (int c = 0; c < a.cols; c += LANES) store(s.bias + t * a.cols + c, load(start - t * (2 * a.cols - 1) + c));
+    for (int j = tokens; j < padded; j++) s.bias[j] = EXCLUDED;
+  }
+  V next() {
+    const V value = load(at);
+    at += LANES;
+    return value;
+  }
+};
+
+// logits[i, j] = logits[i, j] * scale / |q[i]| + bias + mask, then their exponentials as weights of the values, in
+// place; 1 / the sum of every row goes to sums.
+template <class P, class Bias>
+void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
+  for (int r = 0; r < height; r++) {
+    const int i = query + r, row = i / a.cols, col = i % a.cols;
+    float* logits = s.logits + static_cast<size_t>(r) * padded;
+    const float* q = a.qkv + i * a.stride;
+    V square = set(0.0f);
+    for (int c = 0; c < a.head_dim; c += LANES) square = fma(load(q + c), load(q + c), square);
+    const V scale = div(set(a.scale), max(sqrt(set(sum(square))), set(NORM_FLOOR)));
+    Bias bias(a, s, a.table + (row + a.rows - 1) * (2 * a.cols - 1) + a.cols - 1 - col, tokens, padded);
+    const float* mask = a.region ? a.masks + a.region[i] * a.masks_stride : nullptr;
+    V top = set(EXCLUDED);
+    for (int j = 0; j < padded; j += LANES) {
+      V value = fma(load(logits + j), scale, bias.next());
+      if (mask) value = add(value, load(mask + j));
+      store(logits + j, value);
+      top = max(top, value);
+    }
+    const V high = set(largest(top));
+    V total = set(0.0f);
+    for (int j = 0; j < padded; j += LANES) {
+      const V weight = exp(sub(load(logits + j), high));
+      total = add(total, weight);
+      P::store_weight(logits, j, weight);
+    }
+    s.sums[r] = 1 / sum(total);
+  }
+}
+
+template <class P, int R>
+void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side& v, int query, int tokens, int padded) {
+  const int steps = a.head_dim / P::VALUES;
+  for (int j = 0; j < padded; j += WIDTH) {
+    typename P::A acc[R][COLUMNS];
+    tile<P, R>(acc, q.data + query * q.stride, q.stride, s.keys + static_cast<size_t>(j / WIDTH) * steps * STEP, STEP,
+               steps);
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++)
+      store(s.logits + r * static_cast<size_t>(padded) + j + c * LANES, acc[r][c]);
+  }
+  if (WholeVectors::fits(a)) soften<P, WholeVectors>(a, s, query, R, tokens, padded);
+  else if (TwoHalves::fits(a)) soften<P, TwoHalves>(a, s, query, R, tokens, padded);
+  else soften<P, Staged>(a, s, query, R, tokens, padded);
+  for (int panel = 0; panel * WIDTH < a.head_dim; panel++) {
+    typename P::A acc[R][COLUMNS];
+    tile<P, R>(acc, reinterpret_cast<const unsigned char*>(s.logits), static_cast<size_t>(padded) * 4,
+               v.data + panel * v.panel, v.stride, (tokens + P::VALUES - 1) / P::VALUES);
+    UNROLL for (int c = 0; c < COLUMNS; c++) {
+      const int channel = panel * WIDTH + c * LANES;
+      if (channel < a.head_dim) {
+        UNROLL for (int r = 0; r < R; r++)
+          store_as(a.out_precision, a.out + (query + r) * a.out_stride, channel, mul(acc[r][c], set(s.sums[r])));
+      }
+    }
+  }
+}
+
+using AttendTile = void (*)(const Attention&, const Scratch&, const Side&, const Side&, int, int, int);
+
+template <class P, int... R>
+AttendTile attend_tile_of(int rows, Rows<R...>) {
+  constexpr AttendTile tiles[] = {attend_tile<P, R + 1>...};
+  return tiles[rows - 1];
+}
+
+template <class P>
+void attend(const Attention& a, unsigned char* memory) {
+  const int tokens = a.rows * a.cols, padded = round_up(tokens, WIDTH);
+  const Scratch s(memory, padded, a.head_dim);
+  pack_keys<P>(a, tokens, padded, s.keys);
+  const Side queries = P::queries(a, s, tokens), values = P::values(a, s, tokens);
+  const Split split(tokens);
+  for (int t = 0; t < split.tiles; t++) {
+    const int query = split.start(t), height = split.start(t + 1) - query;
+    attend_tile_of<P>(height, AllRows{})(a, s, queries, values, query, tokens, padded);
+  }
+}
+
+void attention(const Attention& a, unsigned char* scratch) {
+#if HAS_BF16
+  if (a.precision == Precision::bf16) return attend<AttendBf16>(a, scratch);
+#endif
+  attend<AttendFp32>(a, scratch);
+}
+
+}  // namespace
+}  // namespace SWINV2_SET
+}  // namespace swinv2

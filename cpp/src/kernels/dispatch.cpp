@@ -1,0 +1,107 @@
+// Which tables this processor can run.
+
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace swinv2 {
+namespace {
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+struct Registers {
+  unsigned a, b, c, d;
+};
+
+Registers cpuid(unsigned leaf, unsigned subleaf) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  int r[4];
+  __cpuidex(r, static_cast<int>(leaf), static_cast<int>(subleaf));
+  return {static_cast<unsigned>(r[0]), static_cast<unsigned>(r[1]), static_cast<unsigned>(r[2]), static_cast<unsigned>(r[3])};
+#else
+  Registers r{0, 0, 0, 0};
+  __get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d);
+  return r;
+#endif
+}
+
+// What the operating system saves when it switches threads.
+unsigned long long saved_state() {
+#if defined(_MSC_VER) && !defined(__clang__)
+  return _xgetbv(0);
+#else
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<unsigned long long>(high) << 32) | low;
+#endif
+}
+
+bool bit(unsigned value, int number) { return (value >> number) & 1; }
+
+int find(const Kernels** tables) {
+  int count = 0;
+  const Registers one = cpuid(1, 0), seven = cpuid(7, 0), more = cpuid(7, 1);
+  if (bit(one.c, 27)) {  // OSXSAVE
+    const unsigned long long state = saved_state();
+    const bool vectors = (state & 0x6) == 0x6, wide = (state & 0xe6) == 0xe6;
+    const bool avx2 = vectors && bit(one.c, 12) && bit(seven.b, 5);  // FMA, AVX2
+    const bool avx512 = wide && avx2 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
+    const bool vnni = avx512 && bit(seven.c, 11), bf16 = vnni && bit(more.a, 5);
+    if (bf16) tables[count++] = avx512_bf16_kernels();
+    if (vnni) tables[count++] = avx512_vnni_kernels();
+    if (avx512) tables[count++] = avx512_kernels();
+    if (avx2 && bit(more.a, 4)) tables[count++] = avx2_vnni_kernels();
+    if (avx2) tables[count++] = avx2_kernels();
+  }
+  return count;
+}
+
+#elif defined(__aarch64__)
+
+int find(const Kernels** tables) {
+  int count = 0;
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) tables[count++] = neon_dot_kernels();
+#elif defined(__APPLE__)
+  tables[count++] = neon_dot_kernels();
+#endif
+  tables[count++] = neon_kernels();
+  return count;
+}
+
+#else
+
+int find(const Kernels**) { return 0; }
+
+#endif
+
+}  // namespace
+
+int kernel_tables(const Kernels* const** tables) {
+  static const Kernels* found[8];
+  static const int count = [] {
+    int n = find(found);
+    found[n++] = reference_kernels();
+    return n;
+  }();
+  *tables = found;
+  return count;
+}
+
+size_t attention_scratch(int tokens, int head_dim) {
+  const size_t padded = static_cast<size_t>(round_up(tokens, 32)), head = static_cast<size_t>(round_up(head_dim, 32));
+  const size_t keys = padded * head * 4, queries = padded * head * 2, values = padded * head * 2;
+  const size_t rows = 16;  // at most, of a tile
+  return keys + queries + values + (rows * padded + padded + 64 + rows) * sizeof(float);
+}
+
+}  // namespace swinv2

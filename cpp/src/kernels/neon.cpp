@@ -1,0 +1,18 @@
+// NEON, which every 64-bit ARM processor has.
+
+#define SWINV2_SET neon
+#define HAS_BF16 0
+#define HAS_INT8 0
+
+#include "neon.h"
+#include "body.h"
+
+namespace swinv2 {
+
+const Kernels* neon_kernels() {
+  using namespace neon;
+  static constexpr Kernels table{"neon", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  return &table;
+}
+
+}  // namespace swinv2

@@ -1,0 +1,75 @@
+// Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_INT8.
+#include <arm_neon.h>
+
+#include "kernels.h"
+#include "unroll.h"
+
+#define HAS_PERMUTED_GELU 0
+
+namespace swinv2 {
+namespace SWINV2_SET {
+namespace {
+
+using V = float32x4_t;
+using I = int32x4_t;
+constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;  // 24 sums, 4 weights and 1 activation of 32 registers
+constexpr int OFFSET = 0;                        // the products take signed by signed
+
+inline V load(const float* p) { return vld1q_f32(p); }
+inline V load_halves(const float* low, const float* high) { return vcombine_f32(vld1_f32(low), vld1_f32(high)); }
+inline void store(float* p, V x) { vst1q_f32(p, x); }
+inline V set(float x) { return vdupq_n_f32(x); }
+inline V set_from(const unsigned char* p) { return vld1q_dup_f32(reinterpret_cast<const float*>(p)); }
+inline V add(V a, V b) { return vaddq_f32(a, b); }
+inline V sub(V a, V b) { return vsubq_f32(a, b); }
+inline V mul(V a, V b) { return vmulq_f32(a, b); }
+inline V div(V a, V b) { return vdivq_f32(a, b); }
+inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+inline V max(V a, V b) { return vmaxq_f32(a, b); }
+inline V abs(V a) { return vabsq_f32(a); }
+inline V sqrt(V a) { return vsqrtq_f32(a); }
+inline float sum(V a) { return vaddvq_f32(a); }
+inline float largest(V a) { return vmaxvq_f32(a); }
+inline V round(V a) { return vrndnq_f32(a); }
+// y * 2^n for whole n of -126 to 127
+inline V times_power(V y, V n) {
+  return mul(y, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)));
+}
+inline V zero_where_less(V a, V limit, V value) {
+  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), vcltq_f32(a, limit)));
+}
+
+// out[i][j] = in[j][i]
+inline void transpose(const V (&in)[4], V* out) {
+  const float32x4x2_t a = vtrnq_f32(in[0], in[1]), b = vtrnq_f32(in[2], in[3]);
+  out[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+  out[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+  out[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+  out[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+#if HAS_INT8
+inline I mac_int8(I sum, I x, I w) { return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)); }
+#endif
+inline I zero_int() { return vdupq_n_s32(0); }
+inline I set_int(int x) { return vdupq_n_s32(x); }
+inline I set_int_from(const unsigned char* p) { return vld1q_dup_s32(reinterpret_cast<const int32_t*>(p)); }
+inline I load_int(const unsigned char* p) {  // weights are stored with 128 added
+  return vreinterpretq_s32_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(128)));
+}
+inline I add_int(I a, I b) { return vaddq_s32(a, b); }
+inline I sub_int(I a, I b) { return vsubq_s32(a, b); }
+inline int32_t sum_int(I a) { return vaddvq_s32(a); }
+inline V to_float(I a) { return vcvtq_f32_s32(a); }
+// 4 values of at most 127 rounded to int8; returns them
+inline I store_int8(int8_t* p, V x) {
+  const I whole = vcvtnq_s32_f32(x);
+  const int16x4_t words = vqmovn_s32(whole);
+  const int8x8_t bytes = vqmovn_s16(vcombine_s16(words, words));
+  vst1_lane_s32(reinterpret_cast<int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
+  return whole;
+}
+
+}  // namespace
+}  // namespace SWINV2_SET
+}  // namespace swinv2

@@ -1,0 +1,118 @@
+// Workers look at a counter for a while after every run, since the next one mostly follows within microseconds, and
+// sleep when it does not.
+
+#include "threads.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <set>
+#include <string>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace swinv2 {
+namespace {
+
+constexpr int LOOKS = 4000;       // before a worker sleeps: some 100 microseconds
+constexpr int LOOKS_ALONE = 2000;  // before one who waits lets others have the processor, where threads outnumber cores
+
+inline void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Done>
+void wait_for(const Done& done) {
+  for (int looks = 0; !done(); looks++) {
+    if (looks < LOOKS_ALONE) pause();
+    else std::this_thread::yield();
+  }
+}
+
+}  // namespace
+
+Team::Team(int threads) {
+  for (int member = 1; member < threads; member++) workers_.emplace_back([this, member] { serve(member); });
+}
+
+Team::~Team() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Team::start(Call call, const void* work) {
+  if (workers_.empty()) return call(work, 0);
+  call_ = call;
+  work_ = work;
+  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  round_.fetch_add(1);  // sequentially consistent, as sleeping_: one of the two sides sees the other
+  if (sleeping_.load() > 0) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_all();
+  }
+  call(work, 0);
+  wait_for([this] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+void Team::serve(int member) {
+  unsigned seen = 0;
+  for (;;) {
+    int looks = 0;
+    while (round_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed) && ++looks < LOOKS)
+      pause();
+    if (round_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return round_.load() != seen || stop_; });
+      sleeping_.fetch_sub(1);
+      if (round_.load() == seen) return;  // stopped
+    }
+    seen++;
+    call_(work_, member);
+    running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Team::meet() {
+  if (workers_.empty()) return;
+  const unsigned meeting = meeting_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
+    arrived_.store(0, std::memory_order_relaxed);
+    meeting_.store(meeting + 1, std::memory_order_release);
+  } else {
+    wait_for([&] { return meeting_.load(std::memory_order_acquire) != meeting; });
+  }
+}
+
+int processor_cores() {
+  const int logical = std::max(1u, std::thread::hardware_concurrency());
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return logical;
+  std::set<std::string> cores;  // hyperthreads of one core have the same list of siblings
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string siblings;
+    if (!std::getline(file, siblings)) siblings = "cpu " + std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  if (!cores.empty()) return static_cast<int>(cores.size());
+#endif
+  return logical;
+}
+
+}  // namespace swinv2
