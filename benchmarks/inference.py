@@ -133,13 +133,21 @@ def check(runs: dict[str, Callable[[], Tensor]], exact: Tensor, tolerance: float
     return errors
 
 
-def interleaved(runs: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every run, one of each a round, starting with another each time."""
+def interleaved(
+    runs: dict[str, Callable[[], Tensor]], rounds: int, pause: float = 0
+) -> dict[str, list[float]]:
+    """Milliseconds of every run, one of each a round, starting with another each time.
+
+    Args:
+        pause: seconds before every run: threads of some runtimes spin for a while after their work, and would take
+            a processor from the next.
+    """
     labels = list(runs)
     times: dict[str, list[float]] = {label: [] for label in labels}
     for round_ in range(rounds + 2):
         start = round_ % len(labels)
         for label in labels[start:] + labels[:start]:
+            time.sleep(pause)
             begin = time.perf_counter()
             runs[label]()
             elapsed = (time.perf_counter() - begin) * 1000

@@ -29,6 +29,7 @@ from swinv2.export import export
 from swinv2.quantize import LostTooMuch, Quantized, quantize
 from swinv2.runtimes import RUNTIMES, open_session
 
+PAUSE = 0.06  # seconds between runs: threads of ONNX Runtime spin for 30 ms
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = {
     "onnx": "onnxruntime",
@@ -79,7 +80,7 @@ def timed(files: list[File], batch: int, rounds: int, threads: int) -> dict[Path
     """Median and quartiles in milliseconds, all files in turn."""
     sessions = {file.path: open_session(file.path, file.format, threads=threads) for file in files}
     images = probe.images(next(iter(sessions.values())).record, batch)
-    times = interleaved({str(p): lambda s=s: s.run(images) for p, s in sessions.items()}, rounds)
+    times = interleaved({str(p): lambda s=s: s.run(images) for p, s in sessions.items()}, rounds, PAUSE)
     for session in sessions.values():
         session.close()
     return {

@@ -78,9 +78,10 @@ def test_half_precision_is_really_half(exported):
 
 def test_images_are_computed_some_at_a_time_where_they_are_large(exported, monkeypatch):
     session = open_session(exported["fp32"].path, device="cpu")
-    whole = session.run(images(7))
+    whole, exact = session.run(images(7)), eager(images(7))
     monkeypatch.setattr(torchscript, "images_at_once", lambda *_: 2)
-    assert error(session.run(images(7)), whole) < 1e-6
+    # Products of other numbers of rows round otherwise: as exact, not the same to the last bit.
+    assert error(session.run(images(7)), exact) <= 2 * error(whole, exact)
 
 
 @pytest.mark.parametrize(("size", "window"), [((50, 70), 4), ((33, 47), 8)])

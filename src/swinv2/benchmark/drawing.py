@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from swinv2.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+LONGEST = 4  # times the median latency: longer bars are cut off
 
 # Where the name of a point may stand, in points to its right and above it, the best place first.
 PLACES = (
@@ -82,12 +85,17 @@ def bars(axes: Axes, rows: Sequence[Row], batch: int, numbers: Mapping[str, str]
     head(axes, f"Batch {batch}: ms")
     quiet(axes, "x")
     there = {i: (row, row.latency[batch]) for i, row in enumerate(rows) if batch in row.latency}
-    longest = max(latency.p90 or latency.p50 for _, latency in there.values())
+    ends = {i: latency.p90 or latency.p50 for i, (_, latency) in there.items()}
+    # A few that are far slower than the rest would leave nothing of the others: their bars leave the panel.
+    longest = min(max(ends.values()), LONGEST * statistics.median(ends.values()))
     for i, (row, latency) in there.items():
-        end = latency.p90 or latency.p50
         axes.barh(i, latency.p50, 0.7, color=TRAIN if row.is_model else HELD_OUT)
-        axes.plot([latency.p50, end], [i, i], color=INK, lw=1)
-        axes.text(end + 0.02 * longest, i, number(latency.p50), va="center", fontsize=8.5, color=QUIET)
+        if ends[i] <= longest:
+            axes.plot([latency.p50, ends[i]], [i, i], color=INK, lw=1)
+            axes.text(ends[i] + 0.02 * longest, i, number(latency.p50), va="center", fontsize=8.5, color=QUIET)
+        else:
+            text = f"{number(latency.p50)} \N{RIGHTWARDS ARROW}"
+            axes.text(1.18 * longest, i, text, va="center", ha="right", fontsize=8.5, color="white")
     axes.set_xlim(0, 1.2 * longest)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     names = [f"{row.label}  {numbers[row.label]}" if numbers else "" for row in rows]

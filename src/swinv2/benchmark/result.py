@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from swinv2 import metrics
@@ -174,11 +175,13 @@ class Benchmark:
 
 
 def give_labels(rows: list[Row]) -> None:
-    """Short names that tell the contenders apart: runtime and precision, and the file where that is not enough."""
+    """Short names that tell the contenders apart: runtime and precision; the file's name, then its path, where needed."""
     for row in rows:
         device = "" if row.device in ("", "cpu") else f" {row.device}"
         row.label = f"{row.runtime} {row.precision}{device}"
     count = Counter(row.label for row in rows)
+    names = Counter((row.label, Path(row.path).name) for row in rows)
     for row in rows:
+        name = Path(row.path).name
         if count[row.label] > 1:
-            row.label += f" ({row.path})"
+            row.label += f" ({name if names[row.label, name] == 1 else row.path})"
