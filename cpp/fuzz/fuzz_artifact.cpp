@@ -3,8 +3,7 @@
 //
 //     python fuzz/seeds.py corpus
 //     clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude -Isrc fuzz/fuzz_artifact.cpp
-//         src/{artifact,config,json,mapping,parameters,record,safetensors,sentence,sha256}.cpp -o
-//         fuzz_artifact
+//       src/{artifact,config,json,mapping,parameters,record,safetensors,sentence,sha256}.cpp -o fuzz_artifact
 //     ./fuzz_artifact -dict=fuzz/artifact.dict -max_len=70000 corpus
 //
 // A length before the header and a JSON text inside a JSON string stop most changes early, so an input that

@@ -52,9 +52,7 @@ def write(folder: Path, name: str, config: SwinV2Config, dtype: torch.dtype, *, 
     length = int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length].rstrip()
     (folder / f"{name}.safetensors").write_bytes(content)
-    (folder / f"{name}.header").write_bytes(
-        b"H" + (len(content) - 8 - length).to_bytes(3, "little") + header
-    )
+    (folder / f"{name}.header").write_bytes(b"H" + (len(content) - 8 - length).to_bytes(3, "little") + header)
     (folder / f"{name}.record").write_bytes(b"R" + json.loads(header)["__metadata__"]["swinv2"].encode())
 
 
