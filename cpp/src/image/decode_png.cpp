@@ -123,7 +123,9 @@ bool Reader::header() {
   png_set_chunk_malloc_max(png_, std::max<size_t>(rest_.size, MAX_TEXT));  // of texts when they are inflated
   png_set_chunk_cache_max(png_, MAX_TEXTS);
   png_set_read_fn(png_, this, give);
+  png_set_crc_action(png_, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
   png_read_info(png_, info_);
+  png_set_crc_action(png_, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);  // Pillow checks no sums from the pixels on
   head.width = static_cast<int>(png_get_image_width(png_, info_));
   head.height = static_cast<int>(png_get_image_height(png_, info_));
   head.depth = png_get_bit_depth(png_, info_);
