@@ -1,9 +1,10 @@
 // The model file: what is written comes back, and what is not whole, or not true, is refused in one sentence.
-// tests/artifact_against_python.py compares with the Python reader, over many more files.
+// tests/test_engine_artifact.py compares with the Python reader, over many more files.
 
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <string>
@@ -48,7 +49,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.replace(at, from.size(), to);
 }
 
-std::string quoted(const std::string& text) {
+std::string in_quotes(const std::string& text) {
   std::string out = "\"";
   for (char c : text) {
     if (c == '"' || c == '\\') out += '\\';
@@ -93,13 +94,13 @@ struct File {
     if (described.empty()) {
       described = "{\"format_version\": " + version + ", \"architecture\": " + architecture +
                   ", \"preprocess\": " + preprocess + more +
-                  ", \"tensors_sha256\": " + (hash.empty() ? quoted(sha.hex()) : hash) + "}";
+                  ", \"tensors_sha256\": " + (hash.empty() ? in_quotes(sha.hex()) : hash) + "}";
     }
-    std::string header = "{\"__metadata__\": {\"swinv2\": " + quoted(described) + "}", body;
+    std::string header = "{\"__metadata__\": {\"swinv2\": " + in_quotes(described) + "}", body;
     for (const auto& [name, row] : rows) {
       const std::string start = std::to_string(body.size());
       body += row.bytes;
-      header += ", " + quoted(name) + ": {\"dtype\": \"" + row.dtype + "\", \"shape\": [" + row.shape +
+      header += ", " + in_quotes(name) + ": {\"dtype\": \"" + row.dtype + "\", \"shape\": [" + row.shape +
                 "], \"data_offsets\": [" +
                 (row.offsets.empty() ? start + ", " + std::to_string(body.size()) : row.offsets) + "]}";
     }
@@ -410,24 +411,20 @@ void test_files() {
   refused_as("test_artifact_absent.safetensors", SWINV2_NO_FILE, "cannot be opened");
   refused_as(".", SWINV2_NO_FILE, "is a folder");
   refused_as("", SWINV2_NO_FILE, "");
-#ifndef _WIN32  // the standard library has no way to name such a file there
+#ifndef _WIN32
   refused_as("/dev/null", SWINV2_NO_FILE, "is not a file");
-  auto write = [&](const std::string& bytes) {
-    std::FILE* out = std::fopen(path.c_str(), "wb");
-    CHECK(out && std::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size());
-    if (out) std::fclose(out);
-  };
+#endif
+  const std::filesystem::path place = std::filesystem::u8path(path);
+  auto write = [&](const std::string& bytes) { std::ofstream(place, std::ios::binary) << bytes; };
   write("");
   refused_as(path, SWINV2_BAD_MODEL, "not a safetensors file");
-  const std::string bytes = File().bytes();
-  write(bytes);
+  write(File().bytes());
   {
     Artifact artifact = Artifact::open(path);
     const Artifact moved = std::move(artifact);  // the mapping goes with it
     moved.check_hash();
   }
-  std::remove(path.c_str());
-#endif
+  CHECK(std::filesystem::remove(place), "a file that was closed is still held");
 }
 
 }  // namespace
