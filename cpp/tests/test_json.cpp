@@ -1,6 +1,7 @@
 // What the reader of model files is made of: JSON, the hash, values of 16 bits.
 
 #include <algorithm>
+#include <clocale>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -42,6 +43,16 @@ void test_json_is_read() {
   CHECK(Json::parse("-0").whole == 0 && Json::parse("123456789012345678").whole == 123456789012345678);
   CHECK(!Json::parse("1234567890123456789012").whole && !Json::parse("1.0").whole &&
         !Json::parse("1e3").whole);
+}
+
+void test_numbers_have_a_point_in_every_locale() {
+  for (const char* name : {"de_DE.UTF-8", "de_DE.utf8", "German"}) {
+    if (!std::setlocale(LC_ALL, name)) continue;  // not installed here
+    CHECK(Json::parse("0.25").number == 0.25 && Json::parse("-1.5e-3").number == -1.5e-3, name);
+    std::setlocale(LC_ALL, "C");
+    return;
+  }
+  std::printf("no locale with a decimal comma is installed; not tested\n");
 }
 
 void test_what_is_no_json_is_refused() {
@@ -142,6 +153,7 @@ void test_every_half_is_exact() {
 
 int main() {
   test_json_is_read();
+  test_numbers_have_a_point_in_every_locale();
   test_what_is_no_json_is_refused();
   test_sha256();
   test_every_half_is_exact();
