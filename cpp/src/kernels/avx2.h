@@ -5,6 +5,7 @@
 #include "unroll.h"
 
 #define HAS_PERMUTED_GELU 0
+#define HAS_STORE_BY_FOUR 0
 
 namespace swinv2 {
 namespace SWINV2_SET {
@@ -20,6 +21,7 @@ inline V load_halves(const float* low, const float* high) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
 }
 inline void store(float* p, V x) { _mm256_storeu_ps(p, x); }
+inline void prefetch(const unsigned char* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 inline V set(float x) { return _mm256_set1_ps(x); }
 inline V set_from(const unsigned char* p) { return _mm256_broadcast_ss(reinterpret_cast<const float*>(p)); }
 inline V add(V a, V b) { return _mm256_add_ps(a, b); }
@@ -30,6 +32,7 @@ inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V max(V a, V b) { return _mm256_max_ps(a, b); }
 inline V abs(V a) { return _mm256_andnot_ps(set(-0.0f), a); }
 inline V sqrt(V a) { return _mm256_sqrt_ps(a); }
+inline float square_root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 inline float sum(V a) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));

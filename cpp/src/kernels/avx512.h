@@ -6,6 +6,7 @@
 #include "unroll.h"
 
 #define HAS_PERMUTED_GELU 1
+#define HAS_STORE_BY_FOUR 1
 
 namespace swinv2 {
 namespace SWINV2_SET {
@@ -21,6 +22,7 @@ inline V load_halves(const float* low, const float* high) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
 }
 inline void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+inline void prefetch(const unsigned char* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 inline V set(float x) { return _mm512_set1_ps(x); }
 inline V set_from(const unsigned char* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int*>(p))); }
 inline V add(V a, V b) { return _mm512_add_ps(a, b); }
@@ -31,6 +33,7 @@ inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V max(V a, V b) { return _mm512_max_ps(a, b); }
 inline V abs(V a) { return _mm512_abs_ps(a); }
 inline V sqrt(V a) { return _mm512_sqrt_ps(a); }
+inline float square_root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 inline float sum(V a) { return _mm512_reduce_add_ps(a); }
 inline float largest(V a) { return _mm512_reduce_max_ps(a); }
 
@@ -125,6 +128,17 @@ inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
 inline V to_float(I a) { return _mm512_cvtepi32_ps(a); }
+#if HAS_INT8
+// 64 values of at most 127 rounded to int8; their sums by four are added to sums.
+inline I store_int8_by_four(int8_t* p, V a, V b, V c, V d, I sums) {
+  const I low = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+  const I high = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+  const I order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packs go by 128 bits
+  const I bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
+  _mm512_storeu_si512(p, bytes);
+  return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+}
+#endif
 // 16 values of at most 127 rounded to int8; returns them
 inline I store_int8(int8_t* p, V x) {
   const I whole = _mm512_cvtps_epi32(x);

@@ -24,6 +24,7 @@ using AllRows = Count<ROWS>::All;
 constexpr int WIDTH = COLUMNS * LANES;  // columns of a panel
 constexpr int STEP = WIDTH * 4;         // bytes of a panel that one step reads
 constexpr int MAX_HEAD = 128;  // channels
+constexpr int SHORT = 64 / LANES;  // vectors of a row of logits that is kept in registers
 constexpr float EPSILON = 1e-5f;
 constexpr float NORM_FLOOR = 1e-12f;
 
@@ -96,10 +97,17 @@ struct Int8 {
 };
 #endif
 
+// What to fetch into the second cache while a tile is computed: the panel after the one that is at work. Without it
+// the first tile of every panel waits for the memory, since the weights of a model are larger than the caches.
+struct Ahead {
+  const unsigned char* at = nullptr;
+  size_t stride = 0;  // bytes from step to step; 0 where another tile fetches
+};
+
 // acc[r][c] = sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
 template <class P, int R>
 inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride, const unsigned char* w,
-                 size_t w_stride, int steps) {
+                 size_t w_stride, int steps, Ahead ahead) {
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::zero();
   // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base + 2 s.
   const unsigned char* base[(R + 2) / 3];
@@ -108,6 +116,8 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
     typename P::A b[COLUMNS];
     UNROLL for (int c = 0; c < COLUMNS; c++) b[c] = P::weights(w + c * LANES * 4);
     w += w_stride;
+    prefetch(ahead.at);
+    ahead.at += ahead.stride;
     UNROLL for (int r = 0; r < R; r++) {
       const unsigned char* at = base[r / 3] + (r % 3) * stride + 4 * static_cast<size_t>(k);
       UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::mac(acc[r][c], at, b[c]);
@@ -117,9 +127,9 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
 
 // out[r, columns of the panel] = the tile, scaled back where it is int8, + bias
 template <class P, int R>
-void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel) {
+void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel, Ahead ahead) {
   typename P::A acc[R][COLUMNS];
-  tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps);
+  tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps, ahead);
   UNROLL for (int c = 0; c < COLUMNS; c++) {
     const int column = panel * WIDTH + c * LANES;
     const V bias = load(w.bias + column);
@@ -135,7 +145,7 @@ void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& 
   }
 }
 
-using LinearTile = void (*)(float*, size_t, const Operand&, const Packed&, int);
+using LinearTile = void (*)(float*, size_t, const Operand&, const Packed&, int, Ahead);
 
 template <class P, int... R>
 LinearTile tile_of(int rows, Rows<R...>) {
@@ -160,12 +170,21 @@ struct Split {
   int start(int tile) const { return static_cast<int>(static_cast<int64_t>(rows) * tile / tiles); }
 };
 
+// The first tiles of a panel share out the lines of the next.
+Ahead next_panel(const Packed& w, int panel, int last, const Split& split, int tile) {
+  const unsigned char* next = w.data + static_cast<size_t>(panel + (panel + 1 < last)) * w.steps * STEP;
+  const int fetchers = split.tiles < STEP / 64 ? split.tiles : STEP / 64;
+  if (tile >= fetchers) return {next, 0};
+  return {next + static_cast<size_t>(tile) * w.steps * STEP / fetchers, static_cast<size_t>(STEP / fetchers)};
+}
+
 void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
   const Split split(rows);
   for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w, panel);
+      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w, panel,
+                                       next_panel(w, panel, last, split, t));
     }
 }
 
@@ -175,7 +194,7 @@ void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w
   for (int panel = first; panel < last; panel++)
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel);
+      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel, next_panel(w, panel, last, split, t));
       for (int r = 0; r < height; r++) {
         unsigned char* to = out.data + (row + r) * out.stride;
         UNROLL for (int c = 0; c < COLUMNS; c++) {
@@ -206,8 +225,13 @@ void encode(const Operand& out, int row, const float* x, int cols, int padded) {
     for (; i < padded; i++) to[i] = i < cols ? to_bf16(x[i]) : uint16_t{0};
     return;
   }
-  V high = set(0.0f);
-  for (i = 0; i + LANES <= cols; i += LANES) high = max(high, abs(load(x + i)));
+  V high = set(0.0f), higher = set(0.0f);  // two, or every maximum waits for the one before
+  for (i = 0; i + 2 * LANES <= cols; i += 2 * LANES) {
+    high = max(high, abs(load(x + i)));
+    higher = max(higher, abs(load(x + i + LANES)));
+  }
+  for (; i + LANES <= cols; i += LANES) high = max(high, abs(load(x + i)));
+  high = max(high, higher);
   float top = largest(high);
   for (; i < cols; i++) top = x[i] > top ? x[i] : -x[i] > top ? -x[i] : top;
   const float inverse = top > 0 ? 127 / top : 0;
@@ -216,6 +240,12 @@ void encode(const Operand& out, int row, const float* x, int cols, int padded) {
   i = 0;
 #if HAS_INT8
   I sums = zero_int();
+#if HAS_STORE_BY_FOUR
+  const V factor = set(inverse);
+  for (; i + 4 * LANES <= cols; i += 4 * LANES)
+    sums = store_int8_by_four(to + i, mul(load(x + i), factor), mul(load(x + i + LANES), factor),
+                              mul(load(x + i + 2 * LANES), factor), mul(load(x + i + 3 * LANES), factor), sums);
+#endif
   for (; i + LANES <= cols; i += LANES) sums = add_int(sums, store_int8(to + i, mul(load(x + i), set(inverse))));
   total = sum_int(sums);
 #endif
@@ -247,8 +277,7 @@ inline void moments(const float* x, int cols, V& mean, V& inverse) {
     const V y = sub(load(x + i), mean);
     a = fma(y, y, a);
   }
-  const V variance = set(sum(add(a, b)) / static_cast<float>(cols) + EPSILON);
-  inverse = div(set(1.0f), sqrt(variance));
+  inverse = set(1 / square_root(sum(add(a, b)) / static_cast<float>(cols) + EPSILON));
 }
 
 void norm(float* y, const float* x, int cols, const float* gain, const float* bias) {
@@ -405,9 +434,27 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
     const float* q = a.qkv + i * a.stride;
     V square = set(0.0f);
     for (int c = 0; c < a.head_dim; c += LANES) square = fma(load(q + c), load(q + c), square);
-    const V scale = div(set(a.scale), max(sqrt(set(sum(square))), set(NORM_FLOOR)));
+    const float length = square_root(sum(square));  // of one float: whole vectors take three times as long
+    const V scale = set(a.scale / (length > NORM_FLOOR ? length : NORM_FLOOR));
     Bias bias(a, s, a.table + (row + a.rows - 1) * (2 * a.cols - 1) + a.cols - 1 - col, tokens, padded);
     const float* mask = a.region ? a.masks + a.region[i] * a.masks_stride : nullptr;
+    V total = set(0.0f);
+    if (padded == SHORT * LANES) {  // windows of 8 x 8 stay in registers
+      V values[SHORT], top = set(EXCLUDED);
+      UNROLL for (int j = 0; j < SHORT; j++) {
+        values[j] = fma(load(logits + j * LANES), scale, bias.next());
+        if (mask) values[j] = add(values[j], load(mask + j * LANES));
+        top = max(top, values[j]);
+      }
+      const V high = set(largest(top));
+      UNROLL for (int j = 0; j < SHORT; j++) {
+        const V weight = exp(sub(values[j], high));
+        total = add(total, weight);
+        P::store_weight(logits, j * LANES, weight);
+      }
+      s.sums[r] = 1 / sum(total);
+      continue;
+    }
     V top = set(EXCLUDED);
     for (int j = 0; j < padded; j += LANES) {
       V value = fma(load(logits + j), scale, bias.next());
@@ -416,7 +463,6 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
       top = max(top, value);
     }
     const V high = set(largest(top));
-    V total = set(0.0f);
     for (int j = 0; j < padded; j += LANES) {
       const V weight = exp(sub(load(logits + j), high));
       total = add(total, weight);
@@ -432,7 +478,7 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
   for (int j = 0; j < padded; j += WIDTH) {
     typename P::A acc[R][COLUMNS];
     tile<P, R>(acc, q.data + query * q.stride, q.stride, s.keys + static_cast<size_t>(j / WIDTH) * steps * STEP, STEP,
-               steps);
+               steps, {s.keys, 0});
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++)
       store(s.logits + r * static_cast<size_t>(padded) + j + c * LANES, acc[r][c]);
   }
@@ -442,7 +488,7 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
   for (int panel = 0; panel * WIDTH < a.head_dim; panel++) {
     typename P::A acc[R][COLUMNS];
     tile<P, R>(acc, reinterpret_cast<const unsigned char*>(s.logits), static_cast<size_t>(padded) * 4,
-               v.data + panel * v.panel, v.stride, (tokens + P::VALUES - 1) / P::VALUES);
+               v.data + panel * v.panel, v.stride, (tokens + P::VALUES - 1) / P::VALUES, {s.keys, 0});
     UNROLL for (int c = 0; c < COLUMNS; c++) {
       const int channel = panel * WIDTH + c * LANES;
       if (channel < a.head_dim) {

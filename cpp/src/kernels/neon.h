@@ -5,6 +5,7 @@
 #include "unroll.h"
 
 #define HAS_PERMUTED_GELU 0
+#define HAS_STORE_BY_FOUR 0
 
 namespace swinv2 {
 namespace SWINV2_SET {
@@ -18,6 +19,7 @@ constexpr int OFFSET = 0;                        // the products take signed by 
 inline V load(const float* p) { return vld1q_f32(p); }
 inline V load_halves(const float* low, const float* high) { return vcombine_f32(vld1_f32(low), vld1_f32(high)); }
 inline void store(float* p, V x) { vst1q_f32(p, x); }
+inline void prefetch(const unsigned char* p) { __builtin_prefetch(p, 0, 2); }
 inline V set(float x) { return vdupq_n_f32(x); }
 inline V set_from(const unsigned char* p) { return vld1q_dup_f32(reinterpret_cast<const float*>(p)); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
@@ -28,6 +30,7 @@ inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline V max(V a, V b) { return vmaxq_f32(a, b); }
 inline V abs(V a) { return vabsq_f32(a); }
 inline V sqrt(V a) { return vsqrtq_f32(a); }
+inline float square_root(float x) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0); }
 inline float sum(V a) { return vaddvq_f32(a); }
 inline float largest(V a) { return vmaxvq_f32(a); }
 inline V round(V a) { return vrndnq_f32(a); }
