@@ -162,6 +162,10 @@ std::vector<float> Artifact::read(const std::string& name, const std::vector<int
   return out;
 }
 
+void Artifact::forget() const {
+  if (mapping_) mapping_->forget();
+}
+
 // Names in sorted order, each followed by its bytes; a std::map is in the order of Python's sorted().
 void Artifact::check_hash() const {
   Sha256 hash;

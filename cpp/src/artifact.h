@@ -46,6 +46,8 @@ class Artifact {
   // shape.
   void read(const std::string& name, const std::vector<int64_t>& shape, float* out) const;
   std::vector<float> read(const std::string& name, const std::vector<int64_t>& shape) const;
+  // The pages of the file that were read so far count as memory of this program no longer.
+  void forget() const;
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
 
  private:

@@ -97,6 +97,10 @@ Mapping::~Mapping() {
   if (bytes_) UnmapViewOfFile(bytes_);
 }
 
+void Mapping::forget() const {
+  if (bytes_) VirtualUnlock(const_cast<unsigned char*>(bytes_), size_);  // of pages that are not locked: out of the working set
+}
+
 #else
 
 namespace {
@@ -129,6 +133,10 @@ Mapping::Mapping(const std::string& path) {
 
 Mapping::~Mapping() {
   if (bytes_) munmap(const_cast<unsigned char*>(bytes_), size_);
+}
+
+void Mapping::forget() const {
+  if (bytes_) madvise(const_cast<unsigned char*>(bytes_), size_, MADV_DONTNEED);  // of a file: nothing is lost
 }
 
 #endif

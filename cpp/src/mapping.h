@@ -18,6 +18,8 @@ class Mapping {
 
   const unsigned char* bytes() const { return bytes_; }  // null where the file is empty
   size_t size() const { return size_; }
+  // Gives the memory of the pages back that were read so far; looking at them again reads them again.
+  void forget() const;
 
  private:
   const unsigned char* bytes_ = nullptr;

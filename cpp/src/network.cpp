@@ -78,7 +78,10 @@ Network::Network(const Artifact& artifact, const Kernels& kernels, Precision pre
   for (int s = 0; s < stages; s++) {
     Layer& layer = layers_[static_cast<size_t>(s)];
     layer.blocks.resize(static_cast<size_t>(config_.depths[static_cast<size_t>(s)]));
-    for (size_t b = 0; b < layer.blocks.size(); b++) load_block(artifact, s, static_cast<int>(b), layer.blocks[b]);
+    for (size_t b = 0; b < layer.blocks.size(); b++) {
+      load_block(artifact, s, static_cast<int>(b), layer.blocks[b]);
+      artifact.forget();  // or the file and the packed weights are in memory together
+    }
     if (s + 1 < stages) {
       const std::string name = "layers." + std::to_string(s) + ".downsample.";
       const int dim = config_.dim(s);
