@@ -98,7 +98,8 @@ Mapping::~Mapping() {
 }
 
 void Mapping::forget() const {
-  if (bytes_) VirtualUnlock(const_cast<unsigned char*>(bytes_), size_);  // of pages that are not locked: out of the working set
+  // Of pages that nobody locked, this takes them out of the working set.
+  if (bytes_) VirtualUnlock(const_cast<unsigned char*>(bytes_), size_);
 }
 
 #else

@@ -424,23 +424,42 @@ struct Staged {  // any window: written out first, rows over one another's tails
   }
 };
 
+// out[i] = the sum of the lanes of x[i], for many vectors at a time: one by one, every sum waits for itself.
+// out has room for whole vectors.
+inline void sums_of(const V* x, int count, float* out) {
+  for (int i = 0; i < count; i += LANES) {
+    V rows[LANES], columns[LANES];
+    UNROLL for (int r = 0; r < LANES; r++) rows[r] = i + r < count ? x[i + r] : set(0.0f);
+    transpose(rows, columns);
+    UNROLL for (int width = LANES / 2; width > 0; width /= 2)
+      UNROLL for (int r = 0; r < width; r++) columns[r] = add(columns[r], columns[r + width]);
+    store(out + i, columns[0]);
+  }
+}
+
 // logits[i, j] = logits[i, j] * scale / |q[i]| + bias + mask, then their exponentials as weights of the values, in
 // place; 1 / the sum of every row goes to sums.
 template <class P, class Bias>
 void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
+  V partial[ROWS];
+  alignas(64) float scales[ROWS + LANES];
+  for (int r = 0; r < height; r++) {
+    const float* q = a.qkv + (query + r) * a.stride;
+    partial[r] = set(0.0f);
+    for (int c = 0; c < a.head_dim; c += LANES) partial[r] = fma(load(q + c), load(q + c), partial[r]);
+  }
+  sums_of(partial, height, scales);
+  for (int r = 0; r < height; r += LANES)
+    store(scales + r, div(set(a.scale), max(sqrt(load(scales + r)), set(NORM_FLOOR))));
   for (int r = 0; r < height; r++) {
     const int i = query + r, row = i / a.cols, col = i % a.cols;
     float* logits = s.logits + static_cast<size_t>(r) * padded;
-    const float* q = a.qkv + i * a.stride;
-    V square = set(0.0f);
-    for (int c = 0; c < a.head_dim; c += LANES) square = fma(load(q + c), load(q + c), square);
-    const float length = square_root(sum(square));  // of one float: whole vectors take three times as long
-    const V scale = set(a.scale / (length > NORM_FLOOR ? length : NORM_FLOOR));
+    const V scale = set(scales[r]);
     Bias bias(a, s, a.table + (row + a.rows - 1) * (2 * a.cols - 1) + a.cols - 1 - col, tokens, padded);
     const float* mask = a.region ? a.masks + a.region[i] * a.masks_stride : nullptr;
-    V total = set(0.0f);
+    V top = set(EXCLUDED), total = set(0.0f);
     if (padded == SHORT * LANES) {  // windows of 8 x 8 stay in registers
-      V values[SHORT], top = set(EXCLUDED);
+      V values[SHORT];
       UNROLL for (int j = 0; j < SHORT; j++) {
         values[j] = fma(load(logits + j * LANES), scale, bias.next());
         if (mask) values[j] = add(values[j], load(mask + j * LANES));
@@ -452,24 +471,24 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
         total = add(total, weight);
         P::store_weight(logits, j * LANES, weight);
       }
-      s.sums[r] = 1 / sum(total);
-      continue;
+    } else {
+      for (int j = 0; j < padded; j += LANES) {
+        V value = fma(load(logits + j), scale, bias.next());
+        if (mask) value = add(value, load(mask + j));
+        store(logits + j, value);
+        top = max(top, value);
+      }
+      const V high = set(largest(top));
+      for (int j = 0; j < padded; j += LANES) {
+        const V weight = exp(sub(load(logits + j), high));
+        total = add(total, weight);
+        P::store_weight(logits, j, weight);
+      }
     }
-    V top = set(EXCLUDED);
-    for (int j = 0; j < padded; j += LANES) {
-      V value = fma(load(logits + j), scale, bias.next());
-      if (mask) value = add(value, load(mask + j));
-      store(logits + j, value);
-      top = max(top, value);
-    }
-    const V high = set(largest(top));
-    for (int j = 0; j < padded; j += LANES) {
-      const V weight = exp(sub(load(logits + j), high));
-      total = add(total, weight);
-      P::store_weight(logits, j, weight);
-    }
-    s.sums[r] = 1 / sum(total);
+    partial[r] = total;
   }
+  sums_of(partial, height, s.sums);
+  for (int r = 0; r < height; r += LANES) store(s.sums + r, div(set(1.0f), load(s.sums + r)));
 }
 
 template <class P, int R>

@@ -9,7 +9,6 @@
 #include <cpuid.h>
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 
@@ -70,7 +69,10 @@ int find(const Kernels** tables) {
 int find(const Kernels** tables) {
   int count = 0;
 #if defined(__linux__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) tables[count++] = neon_dot_kernels();
+  const bool dot = getauxval(AT_HWCAP) & (1ul << 20);          // HWCAP_ASIMDDP; older headers lack the names
+  const bool bf16 = dot && getauxval(AT_HWCAP2) & (1ul << 14);  // HWCAP2_BF16
+  if (bf16) tables[count++] = neon_bf16_kernels();
+  if (dot) tables[count++] = neon_dot_kernels();
 #elif defined(__APPLE__)
   tables[count++] = neon_dot_kernels();
 #endif
@@ -100,8 +102,8 @@ int kernel_tables(const Kernels* const** tables) {
 size_t attention_scratch(int tokens, int head_dim) {
   const size_t padded = static_cast<size_t>(round_up(tokens, 32)), head = static_cast<size_t>(round_up(head_dim, 32));
   const size_t keys = padded * head * 4, queries = padded * head * 2, values = padded * head * 2;
-  const size_t rows = 16;  // at most, of a tile
-  return keys + queries + values + (rows * padded + padded + 64 + rows) * sizeof(float);
+  const size_t rows = 16;  // at most, of a tile; sums are written in whole vectors
+  return keys + queries + values + (rows * padded + padded + 64 + 2 * rows) * sizeof(float);
 }
 
 }  // namespace swinv2

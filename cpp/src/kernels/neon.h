@@ -1,4 +1,4 @@
-// Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_INT8.
+// Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_BF16, HAS_INT8.
 #include <arm_neon.h>
 
 #include "kernels.h"
@@ -50,6 +50,17 @@ inline void transpose(const V (&in)[4], V* out) {
   out[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
   out[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
+
+#if HAS_BF16
+inline V mac_bf16(V sum, V x, V w) { return vbfdotq_f32(sum, vreinterpretq_bf16_f32(x), vreinterpretq_bf16_f32(w)); }
+inline uint16x4_t rounded(V x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
+inline void store_bf16(uint16_t* p, V x) { vst1_u16(p, rounded(x)); }
+// 4 pairs (first, second)
+inline void store_pairs(unsigned char* p, V first, V second) {
+  const uint16x4x2_t pairs = {{rounded(first), rounded(second)}};
+  vst2_u16(reinterpret_cast<uint16_t*>(p), pairs);
+}
+#endif
 
 #if HAS_INT8
 inline I mac_int8(I sum, I x, I w) { return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)); }

@@ -1,0 +1,18 @@
+// NEON with products of bfloat16 and of int8 (ARMv8.6).
+
+#define SWINV2_SET neon_bf16
+#define HAS_BF16 1
+#define HAS_INT8 1
+
+#include "neon.h"
+#include "body.h"
+
+namespace swinv2 {
+
+const Kernels* neon_bf16_kernels() {
+  using namespace neon_bf16;
+  static constexpr Kernels table{"neon_bf16", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  return &table;
+}
+
+}  // namespace swinv2
