@@ -87,7 +87,10 @@ typedef struct swinv2_score {
   const char* name; /* lives as long as the model; "class 7" where the classes have no names */
 } swinv2_score;
 
-/* Opens a model file. options may be NULL. On failure *model is NULL. */
+/* Whether swinv2_open takes these options on this processor: SWINV2_OK, or why not. options may be NULL. */
+SWINV2_API int swinv2_check(const swinv2_options* options);
+
+/* Opens a model file. options may be NULL. On failure *model is NULL. path is UTF-8, on Windows as well. */
 SWINV2_API int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** model);
 
 /* Gives everything back; NULL is allowed. No call on the model may be under way. */

@@ -74,48 +74,80 @@ const Kernels& choose(const char* wanted) {
     if (!std::strcmp(tables[i]->name, wanted)) return *tables[i];
     names += (i ? ", " : "") + std::string(tables[i]->name);
   }
-  throw Error(SWINV2_UNSUPPORTED, "instructions are \"" + std::string(wanted) + "\"; this processor and build have " + names);
+  throw Error(SWINV2_UNSUPPORTED,
+              "instructions are \"" + std::string(wanted) + "\"; this processor and build have " + names);
 }
 
 Precision precision_of(const std::string& name, const Kernels& kernels) {
   if (name == "fp32") return Precision::fp32;
   if (name != "bf16" && name != "int8") refuse("precision is \"" + name + "\"; give fp32, bf16 or int8");
   if (!(name == "bf16" ? kernels.bf16 : kernels.int8))
-    throw Error(SWINV2_UNSUPPORTED, "the " + std::string(kernels.name) + " instructions have no products of " + name + "; use fp32");
+    throw Error(SWINV2_UNSUPPORTED, "the " + std::string(kernels.name) +
+                                        " instructions have no products of " + name + "; use fp32");
   return name == "bf16" ? Precision::bf16 : Precision::int8;
 }
 
+// Options as they are meant here; zero means the default.
+struct Choice {
+  const Kernels& kernels;
+  std::string precision_name;
+  Precision precision;
+  int threads;
+};
+
+Choice choice_of(const swinv2_options* options) {
+  const swinv2_options given = options ? *options : swinv2_options{};
+  if (given.version != 0 && given.version != SWINV2_VERSION)
+    refuse("options.version is " + std::to_string(given.version) + "; this library has " +
+           std::to_string(SWINV2_VERSION));
+  if (given.threads < 0 || given.threads > MOST_THREADS)
+    refuse("threads is " + std::to_string(given.threads) + "; give 1 to " + std::to_string(MOST_THREADS) +
+           ", or 0 for the processor's cores");
+  const Kernels& kernels = choose(given.instructions);
+  const std::string name = given.precision && *given.precision ? given.precision : "fp32";
+  return {kernels, name, precision_of(name, kernels), given.threads};
+}
+
 std::string class_name(const Artifact& artifact, int index) {
-  return artifact.classes.empty() ? "class " + std::to_string(index) : artifact.classes[static_cast<size_t>(index)];
+  return artifact.classes.empty() ? "class " + std::to_string(index)
+                                  : artifact.classes[static_cast<size_t>(index)];
 }
 
 void check_size(int64_t batch, int height, int width) {
   if (batch < 1 || height < 1 || width < 1)
-    refuse("images are " + std::to_string(batch) + " of " + std::to_string(height) + " x " + std::to_string(width) + " pixels; give at least one of each");
+    refuse("images are " + std::to_string(batch) + " of " + std::to_string(height) + " x " +
+           std::to_string(width) + " pixels; give at least one of each");
   if (int64_t{height} * width > MOST_PIXELS)
-    refuse("images have " + std::to_string(int64_t{height} * width) + " pixels; give at most " + std::to_string(MOST_PIXELS));
+    refuse("images have " + std::to_string(int64_t{height} * width) + " pixels; give at most " +
+           std::to_string(MOST_PIXELS));
 }
 
 View view_of(const swinv2_model& model, const uint8_t* pixels, int width, int height, ptrdiff_t row_bytes) {
   need(pixels, "rgb");
-  if (width < 1 || height < 1) refuse("the picture is " + std::to_string(width) + " x " + std::to_string(height) + " pixels; it needs one at least");
+  if (width < 1 || height < 1)
+    refuse("the picture is " + std::to_string(width) + " x " + std::to_string(height) +
+           " pixels; it needs one at least");
   const int channels = model.config.in_chans;
   if (!row_bytes) row_bytes = static_cast<ptrdiff_t>(width) * channels;
   if ((row_bytes < 0 ? -row_bytes : row_bytes) < static_cast<ptrdiff_t>(width) * channels)
-    refuse("row_bytes is " + std::to_string(row_bytes) + "; a row has " + std::to_string(static_cast<int64_t>(width) * channels));
+    refuse("row_bytes is " + std::to_string(row_bytes) + "; a row has " +
+           std::to_string(static_cast<int64_t>(width) * channels));
   return {pixels, width, height, channels, row_bytes};
 }
 
 std::vector<float> room(const swinv2_model& model) {
-  return std::vector<float>(static_cast<size_t>(model.info.channels) * static_cast<size_t>(model.info.height) * static_cast<size_t>(model.info.width));
+  return std::vector<float>(static_cast<size_t>(model.info.channels) *
+                            static_cast<size_t>(model.info.height) * static_cast<size_t>(model.info.width));
 }
 
 void prepare_bytes(const swinv2_model& model, const void* bytes, size_t size, float* tensor) {
   need(bytes, "bytes");
   if (model.config.in_chans != 1 && model.config.in_chans != 3)
-    throw Error(SWINV2_UNSUPPORTED, "the model takes " + std::to_string(model.config.in_chans) + " channels, a picture has 1 or 3; use swinv2_run");
+    throw Error(SWINV2_UNSUPPORTED, "the model takes " + std::to_string(model.config.in_chans) +
+                                        " channels, a picture has 1 or 3; use swinv2_run");
   const Image image = decode(static_cast<const unsigned char*>(bytes), size, model.config.in_chans);
-  prepare({image.pixels.data(), image.width, image.height, image.channels, static_cast<ptrdiff_t>(image.width) * image.channels},
+  prepare({image.pixels.data(), image.width, image.height, image.channels,
+           static_cast<ptrdiff_t>(image.width) * image.channels},
           model.preprocess, tensor);
 }
 
@@ -137,12 +169,14 @@ int top_of(swinv2_model& model, const std::vector<float>& tensor, int k, swinv2_
     return x > y || (x == y && a < b);
   });
   const double largest = logits[static_cast<size_t>(order[0])];
-  if (!std::isfinite(largest)) throw Error(SWINV2_INTERNAL, "the model's answer in " + model.precision + " is not finite; try fp32");
+  if (!std::isfinite(largest))
+    throw Error(SWINV2_INTERNAL, "the model's answer in " + model.precision + " is not finite; try fp32");
   double total = 0;
   for (float logit : logits) total += std::exp(logit - largest);
   for (int i = 0; i < count; i++) {
     const int index = order[static_cast<size_t>(i)];
-    top[i] = {index, static_cast<float>(std::exp(logits[static_cast<size_t>(index)] - largest) / total), model.names[static_cast<size_t>(index)].c_str()};
+    top[i] = {index, static_cast<float>(std::exp(logits[static_cast<size_t>(index)] - largest) / total),
+              model.names[static_cast<size_t>(index)].c_str()};
   }
   return count;
 }
@@ -165,31 +199,33 @@ std::vector<unsigned char> contents(const char* path) {
 
 extern "C" {
 
+int swinv2_check(const swinv2_options* options) {
+  return guarded([&]() -> int {
+    choice_of(options);
+    return SWINV2_OK;
+  });
+}
+
 int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** out) {
   return guarded([&]() -> int {
     need(out, "model");
     *out = nullptr;
     need(path, "path");
-    const swinv2_options given = options ? *options : swinv2_options{};
-    if (given.version != 0 && given.version != SWINV2_VERSION)
-      refuse("options.version is " + std::to_string(given.version) + "; this library has " + std::to_string(SWINV2_VERSION));
-    if (given.threads < 0 || given.threads > MOST_THREADS)
-      refuse("threads is " + std::to_string(given.threads) + "; give 1 to " + std::to_string(MOST_THREADS) + ", or 0 for the processor's cores");
-    const Kernels& kernels = choose(given.instructions);
+    const Choice choice = choice_of(options);
     auto model = std::make_unique<swinv2_model>();
-    model->precision = given.precision && *given.precision ? given.precision : "fp32";
-    const Precision precision = precision_of(model->precision, kernels);
+    model->precision = choice.precision_name;
     const Artifact artifact = Artifact::open(path);
     model->config = artifact.config;
     model->preprocess = artifact.preprocess;
     model->record = artifact.record;
     model->architecture = artifact.config.architecture;
-    model->network = std::make_unique<Network>(artifact, kernels, precision, given.threads ? given.threads : processor_cores());
+    model->network = std::make_unique<Network>(artifact, choice.kernels, choice.precision,
+                                               choice.threads ? choice.threads : processor_cores());
     for (int i = 0; i < artifact.config.num_classes; i++) model->names.push_back(class_name(artifact, i));
     swinv2_info& info = model->info;
     info.architecture = model->architecture.c_str();
     info.precision = model->precision.c_str();
-    info.instructions = kernels.name;
+    info.instructions = choice.kernels.name;
     info.threads = model->network->threads();
     info.classes = model->network->outputs();
     info.channels = model->config.in_chans;
@@ -219,7 +255,8 @@ int swinv2_classify_file(swinv2_model* model, const char* path, int k, swinv2_sc
     const std::vector<unsigned char> bytes = contents(path);
     std::vector<float> tensor = room(*model);
     try {
-      prepare_bytes(*model, bytes.data() ? bytes.data() : reinterpret_cast<const unsigned char*>(""), bytes.size(), tensor.data());
+      prepare_bytes(*model, bytes.data() ? bytes.data() : reinterpret_cast<const unsigned char*>(""),
+                    bytes.size(), tensor.data());
     } catch (const Error& error) {
       throw Error(error.status, std::string(path) + ": " + error.what());
     }
@@ -236,8 +273,8 @@ int swinv2_classify_bytes(swinv2_model* model, const void* bytes, size_t size, i
   });
 }
 
-int swinv2_classify_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height, ptrdiff_t row_bytes, int k,
-                           swinv2_score* top) {
+int swinv2_classify_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height,
+                           ptrdiff_t row_bytes, int k, swinv2_score* top) {
   return guarded([&] {
     need(model, "model");
     std::vector<float> tensor = room(*model);
@@ -255,7 +292,8 @@ int swinv2_prepare_bytes(swinv2_model* model, const void* bytes, size_t size, fl
   });
 }
 
-int swinv2_prepare_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height, ptrdiff_t row_bytes, float* tensor) {
+int swinv2_prepare_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height, ptrdiff_t row_bytes,
+                          float* tensor) {
   return guarded([&]() -> int {
     need(model, "model");
     need(tensor, "tensor");
@@ -264,7 +302,8 @@ int swinv2_prepare_pixels(swinv2_model* model, const uint8_t* rgb, int width, in
   });
 }
 
-int swinv2_run(swinv2_model* model, const float* images, int64_t batch, int height, int width, float* logits) {
+int swinv2_run(swinv2_model* model, const float* images, int64_t batch, int height, int width,
+               float* logits) {
   return guarded([&]() -> int {
     need(model, "model");
     need(images, "images");
@@ -276,7 +315,8 @@ int swinv2_run(swinv2_model* model, const float* images, int64_t batch, int heig
   });
 }
 
-int swinv2_trace(swinv2_model* model, const float* image, int height, int width, swinv2_watcher watch, void* context) {
+int swinv2_trace(swinv2_model* model, const float* image, int height, int width, swinv2_watcher watch,
+                 void* context) {
   return guarded([&]() -> int {
     need(model, "model");
     need(image, "image");

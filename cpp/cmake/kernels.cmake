@@ -1,0 +1,26 @@
+# One file per instruction set, compiled for it; dispatch.cpp looks at run time which of them the processor has.
+
+function(swinv2_kernels name msvc others)
+  set(file ${CMAKE_CURRENT_SOURCE_DIR}/src/kernels/${name}.cpp)
+  target_sources(swinv2_objects PRIVATE ${file})
+  if(MSVC)
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${msvc}")
+  else()
+    set(gcc $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC 12 says that of its own headers
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;${gcc};${others}")
+  endif()
+endfunction()
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  set(avx2 -mavx2 -mfma)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+  swinv2_kernels(avx2 "/arch:AVX2" "${avx2}")
+  swinv2_kernels(avx2_vnni "/arch:AVX2" "${avx2};-mavxvnni")
+  swinv2_kernels(avx512 "/arch:AVX512" "${avx512}")
+  swinv2_kernels(avx512_vnni "/arch:AVX512" "${avx512};-mavx512vnni")
+  swinv2_kernels(avx512_bf16 "/arch:AVX512" "${avx512};-mavx512vnni;-mavx512bf16")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  swinv2_kernels(neon "" "")
+  swinv2_kernels(neon_dot "" "-march=armv8.2-a+dotprod")
+  swinv2_kernels(neon_bf16 "" "-march=armv8.2-a+dotprod+bf16")
+endif()
