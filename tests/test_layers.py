@@ -43,6 +43,7 @@ BELOW = {  # nouns without torch
     "weights":        "artifact config counts download extras preprocess checkpoints",
     "pdparams":       "artifact",
     "runtimes":       "artifact config extras verbs",
+    "runtimes.engine": "artifact runtimes weights",
     "probe":          "artifact config",
     "parity":         "",
     "lint":           "runtimes",

@@ -23,8 +23,8 @@ from swinv2.verbs import Exit, UsageError, make_callable
 __all__ = ["Benchmark", "Row", "benchmark", "compare_runs", "read_run"]
 
 RuntimeName = Literal[
-    "auto", "torch", "onnx", "openvino", "pt2", "torchscript", "tensorrt", "executorch", "litert", "ncnn", "mnn",
-    "coreml",
+    "auto", "engine", "torch", "onnx", "openvino", "pt2", "torchscript", "tensorrt", "executorch", "litert", "ncnn",
+    "mnn", "coreml",
 ]  # fmt: skip
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 

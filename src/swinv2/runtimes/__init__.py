@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from swinv2.extras import require
-from swinv2.runtimes.base import PRECISIONS, Node, Options, Runtime, Session
+from swinv2.runtimes import accelerators
+from swinv2.runtimes.base import PRECISIONS, Node, Options, Runtime, Session, Unsupported
 
 __all__ = [
     "ORDER",
@@ -18,6 +18,7 @@ __all__ = [
     "Options",
     "Runtime",
     "Session",
+    "Unsupported",
     "choose",
     "formats",
     "is_exported",
@@ -28,6 +29,12 @@ __all__ = [
 RUNTIMES: dict[str, Runtime] = {
     row.name: row
     for row in (
+        Runtime(
+            "engine", "our own engine in C++, part of the package",
+            suffixes=(".safetensors",), names=True,
+            devices=("cpu",), precisions=("fp32", "bf16", "int8"),
+            package="swinv2", extra="", module="swinv2.runtimes.engine",
+        ),
         Runtime(
             "torch", "PyTorch, the folded network",
             suffixes=(".safetensors", ".pth", ".pt", ".bin", ".pdparams"), names=True,
@@ -118,8 +125,8 @@ RUNTIMES: dict[str, Runtime] = {
 
 # What "auto" takes where several runtimes open a file: the fastest first (benchmarks/results/exports-cpu.json).
 ORDER: dict[str, tuple[str, ...]] = {
-    "cpu": ("openvino", "onnx"),
-    "other": ("onnx", "openvino"),
+    "cpu": ("engine", "torch", "openvino", "onnx"),
+    "other": ("torch", "onnx", "openvino", "engine"),
 }
 
 
@@ -147,7 +154,7 @@ def open_session(
     """Open a model file, or a published model by name.
 
     Args:
-        runtime: a key of RUNTIMES; "auto" takes the first that opens the file and can run here.
+        runtime: a key of RUNTIMES; "auto" takes the first that opens the file and can run it here.
         device: cpu, cuda, cuda:1, mps, ...; "auto" takes the fastest kind that is there.
         precision: of the computation: fp32, bf16, fp16 or int8; "auto" takes that of the file, fp32 where it
             does not say.
@@ -160,40 +167,58 @@ def open_session(
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; give at least 1")
-    row = choose(source, runtime, device=device, precision=precision)
-    return row.load().open(source, device=device, precision=precision, threads=threads)
+    reasons: dict[Runtime, str] = {}
+    for row in _candidates(source, runtime, device):
+        why = row.unsupported(device, precision)
+        if why is None:
+            try:
+                return row.load().open(source, device=device, precision=precision, threads=threads)
+            except Unsupported as refusal:
+                why = str(refusal)
+        reasons[row] = why
+    raise _refusal(source, reasons)
 
 
 def choose(
     source: str | os.PathLike[str], runtime: str = "auto", *, device: str = "auto", precision: str = "auto"
 ) -> Runtime:
-    """The row that opens a source; raises as open_session does."""
-    if runtime != "auto" and runtime not in RUNTIMES:
-        raise ValueError(f"no runtime is called {runtime!r}; there are auto, {', '.join(RUNTIMES)}")
-    candidates = sorted((row for row in RUNTIMES.values() if _opens(row, source)), key=_place(device))
-    if runtime != "auto":
-        row = RUNTIMES[runtime]
-        if row not in candidates:
-            raise ValueError(f"{runtime} does not open {source}; it opens {', '.join(row.suffixes)}")
-        candidates = [row]
+    """The row that opens a source, as far as can be said without opening it; raises as open_session does."""
     reasons = {}
-    for row in candidates:
+    for row in _candidates(source, runtime, device):
         if (why := row.unsupported(device, precision)) is None:
             return row
         reasons[row] = why
-    if len(reasons) == 1:
-        row, why = reasons.popitem()
-        if importlib.util.find_spec(row.package) is None:
-            require(row.package, extra=row.extra)  # ImportError, with the cure
-        raise ValueError(why)
-    raise ValueError(f"no runtime can open {source} here: " + "; ".join(reasons.values()))
+    raise _refusal(source, reasons)
 
 
-def _place(device: str) -> Callable[[Runtime], int]:
-    """Where a row stands for this device; those that ORDER does not name have the order of the table."""
-    kind = device.partition(":")[0]
-    order = ORDER["cpu" if kind in ("auto", "cpu") else "other"]
-    return lambda row: order.index(row.name) + 1 if row.name in order else 0
+def _candidates(source: str | os.PathLike[str], runtime: str, device: str) -> list[Runtime]:
+    """The rows that may open a source, best first; where a runtime is named, that one."""
+    if runtime != "auto" and runtime not in RUNTIMES:
+        raise ValueError(f"no runtime is called {runtime!r}; there are auto, {', '.join(RUNTIMES)}")
+    rows = [row for row in RUNTIMES.values() if _opens(row, source)]
+    if runtime == "auto":
+        return sorted(rows, key=_place(device, rows))
+    if RUNTIMES[runtime] not in rows:
+        raise ValueError(f"{runtime} does not open {source}; it opens {', '.join(RUNTIMES[runtime].suffixes)}")
+    return [RUNTIMES[runtime]]
+
+
+def _refusal(source: str | os.PathLike[str], reasons: dict[Runtime, str]) -> Exception:
+    """Why nothing opens a source: an ImportError where a package would help."""
+    missing = next((row for row in reasons if importlib.util.find_spec(row.package) is None), None)
+    why = "; ".join(reasons.values())
+    if len(reasons) > 1:
+        why = f"no runtime can open {source} here: {why}"
+    return ImportError(why, name=missing.package) if missing else ValueError(why)
+
+
+def _place(device: str, rows: list[Runtime]) -> Callable[[Runtime], int]:
+    """Where a row stands for this device; those that ORDER does not name come last, as in the table."""
+    kind, torch = device.partition(":")[0], RUNTIMES["torch"]
+    if kind == "auto":  # only torch takes a GPU for what another runtime computes on a CPU
+        kind = "other" if torch in rows and accelerators.usable(torch) else "cpu"
+    order = ORDER["cpu" if kind == "cpu" else "other"]
+    return lambda row: order.index(row.name) if row.name in order else len(order)
 
 
 def _opens(row: Runtime, source: str | os.PathLike[str]) -> bool:

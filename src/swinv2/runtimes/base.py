@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
+class Unsupported(ValueError):
+    """Raised by open() where a runtime cannot run this one model; "auto" then asks the next runtime."""
+
+
 class Session(ABC):
     """An open model. Use it as a context manager, or call close().
 
