@@ -1,8 +1,9 @@
 // The pass through the network, in the order of the paper.
 //
-// Everything but attention works on single tokens, so a whole block runs on a few windows at a time: their tokens stay
-// in the cache of one core from the qkv product to the last norm, and the map is read and written once. Where there
-// are fewer windows than threads, all threads work on the same group and share out columns and heads instead.
+// Everything but attention works on single tokens, so a whole block runs on a few windows at a time: their
+// tokens stay in the cache of one core from the qkv product to the last norm, and the map is read and written
+// once. Where there are fewer windows than threads, all threads work on the same group and share out columns
+// and heads instead.
 
 #include <algorithm>
 #include <cmath>
@@ -15,18 +16,20 @@
 namespace swinv2 {
 namespace {
 
-constexpr int GROUP = 128;           // rows that one member takes through a block at a time
-constexpr int TOGETHER = 512;        // rows that all members take through a block together
-constexpr size_t MAPS = 16 << 20;    // bytes of the first map of all images that go through the network at a time
+constexpr int GROUP = 128;     // rows that one member takes through a block at a time
+constexpr int TOGETHER = 512;  // rows that all members take through a block together
+constexpr size_t MAPS =
+    16 << 20;  // bytes of the first map of all images that go through the network at a time
 constexpr float REGION_PENALTY = -100;  // not -infinity: the released weights were trained with it
 constexpr float EXCLUDED = -1e30f;      // what the softmax makes exactly 0
 constexpr int REGIONS = 5;              // of a shifted window: four, and padding
 
-// Room of a row of floats that a product writes whole panels into; an odd number of cache lines, so that the rows of a
-// tile do not fall upon the same place of the cache.
+// Room of a row of floats that a product writes whole panels into; an odd number of cache lines, so that the
+// rows of a tile do not fall upon the same place of the cache.
 size_t float_stride(int values) { return static_cast<size_t>((round_up(values, 32) / 16) | 1) * 16; }
 size_t operand_stride(Precision precision, int values) {
-  const size_t bytes = static_cast<size_t>(round_up(values, 32)) * static_cast<size_t>(bytes_of_value(precision));
+  const size_t bytes =
+      static_cast<size_t>(round_up(values, 32)) * static_cast<size_t>(bytes_of_value(precision));
   return ((bytes + LINE - 1) / LINE | 1) * LINE;
 }
 
@@ -43,7 +46,9 @@ Operand take_operand(Arena& arena, Precision precision, int rows, int values) {
 }
 
 // Where a share of count things starts, for member of size members.
-int share(int count, int member, int size) { return static_cast<int>(static_cast<int64_t>(count) * member / size); }
+int share(int count, int member, int size) {
+  return static_cast<int>(static_cast<int64_t>(count) * member / size);
+}
 
 }  // namespace
 
@@ -55,12 +60,14 @@ struct Workspace {
   bool* masked;                 // [windows] whether some of its tokens must not see each other
   float* masks;                 // [windows, REGIONS, padded]
   Operand x, attended, hidden;
-  float *qkv, *y, *wide;        // [R, 3C], [R, C]; [mlp_rows, 4C] where int8 has to see a row before it rounds it
+  float *qkv, *y, *wide;  // [R, 3C], [R, C]; [mlp_rows, 4C] where int8 has to see a row before it rounds it
   size_t qkv_stride, y_stride, wide_stride;
 
-  Workspace(Arena& arena, Precision precision, Precision inner, const Stage& stage, int hidden_dim, int windows,
-            int mlp_rows)
-      : windows(windows), rows(windows * stage.window.rows * stage.window.cols), mlp_rows(std::min(mlp_rows, rows)) {
+  Workspace(Arena& arena, Precision precision, Precision inner, const Stage& stage, int hidden_dim,
+            int windows, int mlp_rows)
+      : windows(windows),
+        rows(windows * stage.window.rows * stage.window.cols),
+        mlp_rows(std::min(mlp_rows, rows)) {
     const size_t r = static_cast<size_t>(rows);
     padded = static_cast<size_t>(round_up(stage.window.rows * stage.window.cols, 32));
     place = arena.take<int64_t>(r);
@@ -74,14 +81,17 @@ struct Workspace {
     wide_stride = float_stride(hidden_dim);
     qkv = arena.take<float>(r * qkv_stride);
     y = arena.take<float>(r * y_stride);
-    hidden = take_operand(arena, inner == Precision::int8 ? Precision::int8 : inner, this->mlp_rows, hidden_dim);
-    wide = inner == Precision::int8 ? arena.take<float>(static_cast<size_t>(this->mlp_rows) * wide_stride) : nullptr;
+    hidden =
+        take_operand(arena, inner == Precision::int8 ? Precision::int8 : inner, this->mlp_rows, hidden_dim);
+    wide = inner == Precision::int8 ? arena.take<float>(static_cast<size_t>(this->mlp_rows) * wide_stride)
+                                    : nullptr;
   }
 };
 
 namespace {
 
-// Which tokens of the map a window holds, and which of them must not see each other (ops/reference.py states the rules).
+// Which tokens of the map a window holds, and which of them must not see each other (ops/reference.py states
+// the rules).
 void lay_window(const Stage& stage, Pair shift, int image, int window, Workspace& w, int index) {
   const Pair padded = stage.padded(), side = stage.window, grid = stage.grid;
   const int across = padded.cols / side.cols, tokens = side.rows * side.cols;
@@ -90,7 +100,8 @@ void lay_window(const Stage& stage, Pair shift, int image, int window, Workspace
   unsigned char* region = w.region + static_cast<ptrdiff_t>(index) * tokens;
   bool differ = false;
   for (int i = 0; i < tokens; i++) {
-    const int y = (top + i / side.cols + shift.rows) % padded.rows, x = (left + i % side.cols + shift.cols) % padded.cols;
+    const int y = (top + i / side.cols + shift.rows) % padded.rows,
+              x = (left + i % side.cols + shift.cols) % padded.cols;
     const bool padding = y >= grid.rows || x >= grid.cols;
     place[i] = padding ? -1 : (static_cast<int64_t>(image) * grid.rows + y) * grid.cols + x;
     region[i] = padding ? 4 : static_cast<unsigned char>(2 * (y < shift.rows) + (x < shift.cols));
@@ -102,7 +113,8 @@ void lay_window(const Stage& stage, Pair shift, int image, int window, Workspace
   float* masks = w.masks + static_cast<size_t>(index) * REGIONS * w.padded;
   for (int r = 0; r < REGIONS; r++)
     for (size_t j = 0; j < w.padded; j++)
-      masks[static_cast<size_t>(r) * w.padded + j] = j >= static_cast<size_t>(tokens) || region[j] == r ? 0 : penalty;
+      masks[static_cast<size_t>(r) * w.padded + j] =
+          j >= static_cast<size_t>(tokens) || region[j] == r ? 0 : penalty;
 }
 
 // One block on a group of windows, by members of one team or by one alone.
@@ -125,7 +137,8 @@ struct GroupPass {
     if (team) team->meet();
   }
   void linear(float* out, size_t stride, const Operand& in, int rows, const Linear& l) const {
-    k.linear(out, stride, in, rows, l.packed, share(l.packed.panels, member, members), share(l.packed.panels, member + 1, members));
+    k.linear(out, stride, in, rows, l.packed, share(l.packed.panels, member, members),
+             share(l.packed.panels, member + 1, members));
   }
 
   void run(int first, int count) const {
@@ -170,11 +183,13 @@ struct GroupPass {
       a.masks_stride = w.padded;
       a.precision = precision != Precision::fp32 && k.bf16 ? Precision::bf16 : Precision::fp32;
       if (precision == Precision::int8) {  // rounded later, when the row is complete
-        a.out = reinterpret_cast<unsigned char*>(w.y + static_cast<size_t>(row) * w.y_stride + head * head_dim);
+        a.out =
+            reinterpret_cast<unsigned char*>(w.y + static_cast<size_t>(row) * w.y_stride + head * head_dim);
         a.out_stride = w.y_stride * sizeof(float);
         a.out_precision = Precision::fp32;
       } else {
-        a.out = w.attended.data + static_cast<size_t>(row) * w.attended.stride + head * head_dim * bytes_of_value(precision);
+        a.out = w.attended.data + static_cast<size_t>(row) * w.attended.stride +
+                head * head_dim * bytes_of_value(precision);
         a.out_stride = w.attended.stride;
         a.out_precision = precision;
       }
@@ -184,19 +199,22 @@ struct GroupPass {
 
   // From the result of the projection to the end of the block, for some rows of the group.
   void mlp(int row, int rows) const {
-    const int dim = stage.dim, hidden = block.fc1.packed.outs, padded = block.fc2.packed.steps * values_of_step(precision);
+    const int dim = stage.dim, hidden = block.fc1.packed.outs,
+              padded = block.fc2.packed.steps * values_of_step(precision);
     const int first = row + share(rows, member, members), last = row + share(rows, member + 1, members);
     for (int r = first; r < last; r++) {
       if (w.place[r] < 0) continue;  // x still holds what was encoded; nobody sees the result
       float* at = x + w.place[r] * dim;
-      k.add_norm(at, w.y + static_cast<size_t>(r) * w.y_stride, dim, block.norm1.gain.data(), block.norm1.bias.data());
+      k.add_norm(at, w.y + static_cast<size_t>(r) * w.y_stride, dim, block.norm1.gain.data(),
+                 block.norm1.bias.data());
       k.encode(w.x, r, at, dim, round_up(dim, 4));
     }
     meet();
     const Packed& fc1 = block.fc1.packed;
     const int from = share(fc1.panels, member, members), to = share(fc1.panels, member + 1, members);
     if (precision == Precision::int8) {
-      const Operand wide{Precision::fp32, reinterpret_cast<unsigned char*>(w.wide), w.wide_stride * sizeof(float), nullptr, nullptr};
+      const Operand wide{Precision::fp32, reinterpret_cast<unsigned char*>(w.wide),
+                         w.wide_stride * sizeof(float), nullptr, nullptr};
       k.linear_gelu(wide, w.x.from(row), rows, fc1, from, to);
       meet();
       for (int r = share(rows, member, members); r < share(rows, member + 1, members); r++)
@@ -210,7 +228,8 @@ struct GroupPass {
     for (int r = first; r < last; r++) {
       if (w.place[r] < 0) continue;
       float* at = x + w.place[r] * dim;
-      k.add_norm(at, w.y + static_cast<size_t>(r) * w.y_stride, dim, block.norm2.gain.data(), block.norm2.bias.data());
+      k.add_norm(at, w.y + static_cast<size_t>(r) * w.y_stride, dim, block.norm2.gain.data(),
+                 block.norm2.bias.data());
       if (!block.norm3.gain.empty()) k.norm(at, at, dim, block.norm3.gain.data(), block.norm3.bias.data());
     }
     meet();
@@ -219,10 +238,11 @@ struct GroupPass {
 
 }  // namespace
 
-void Network::block(const Block& block, const Stage& stage, int index, const float* tables, size_t table_stride, int batch,
-                    float* x) {
+void Network::block(const Block& block, const Stage& stage, int index, const float* tables,
+                    size_t table_stride, int batch, float* x) {
   const int tokens = stage.window.rows * stage.window.cols;
-  const int windows = batch * (stage.padded().rows / stage.window.rows) * (stage.padded().cols / stage.window.cols);
+  const int windows =
+      batch * (stage.padded().rows / stage.window.rows) * (stage.padded().cols / stage.window.cols);
   const int members = team_.size(), hidden = block.fc1.packed.outs;
   const bool alone = windows % members == 0 || windows >= 4 * members;
   const int count = std::min(alone ? std::max(1, GROUP / tokens) : std::max(1, TOGETHER / tokens), windows);
@@ -232,18 +252,32 @@ void Network::block(const Block& block, const Stage& stage, int index, const flo
   };
   Arena counter;
   lay(counter);
-  const size_t workspace = counter.used(), zeros = whole_lines(sizeof(float) * static_cast<size_t>(stage.dim));
-  unsigned char* memory = arena(zeros + static_cast<size_t>(members) * scratch + static_cast<size_t>(alone ? members : 1) * workspace);
+  const size_t workspace = counter.used(),
+               zeros = whole_lines(sizeof(float) * static_cast<size_t>(stage.dim));
+  unsigned char* memory = arena(zeros + static_cast<size_t>(members) * scratch +
+                                static_cast<size_t>(alone ? members : 1) * workspace);
   std::memset(memory, 0, zeros);
   team_.run([&](int member) {
     unsigned char* mine = memory + zeros + static_cast<size_t>(member) * scratch;
     unsigned char* groups = memory + zeros + static_cast<size_t>(members) * scratch;
     Arena place(groups + (alone ? static_cast<size_t>(member) * workspace : 0));
     Workspace w = lay(place);
-    const GroupPass pass{kernels_, block, stage, index % 2 ? stage.shift : Pair{0, 0}, precision_, tables, table_stride,
-                         reinterpret_cast<const float*>(memory), w, mine, alone ? 0 : member, alone ? 1 : members,
-                         alone ? nullptr : &team_, x};
-    const int first = alone ? share(windows, member, members) : 0, last = alone ? share(windows, member + 1, members) : windows;
+    const GroupPass pass{kernels_,
+                         block,
+                         stage,
+                         index % 2 ? stage.shift : Pair{0, 0},
+                         precision_,
+                         tables,
+                         table_stride,
+                         reinterpret_cast<const float*>(memory),
+                         w,
+                         mine,
+                         alone ? 0 : member,
+                         alone ? 1 : members,
+                         alone ? nullptr : &team_,
+                         x};
+    const int first = alone ? share(windows, member, members) : 0,
+              last = alone ? share(windows, member + 1, members) : windows;
     for (int i = first; i < last; i += count) pass.run(i, std::min(count, last - i));
   });
 }
@@ -251,9 +285,10 @@ void Network::block(const Block& block, const Stage& stage, int index, const flo
 // Rows of a map that a product makes of pieces of another: patches of pixels, neighbours of tokens.
 // gather(row, to): writes the values of a row.
 template <class Gather>
-static void project(const Kernels& k, Team& team, unsigned char* memory, size_t memory_of_member, const Linear& linear,
-                    const Norm& norm, int64_t rows, const Gather& gather, float* out) {
-  const int in = linear.packed.in, outs = linear.packed.outs, padded = linear.packed.steps * values_of_step(linear.packed.precision);
+static void project(const Kernels& k, Team& team, unsigned char* memory, size_t memory_of_member,
+                    const Linear& linear, const Norm& norm, int64_t rows, const Gather& gather, float* out) {
+  const int in = linear.packed.in, outs = linear.packed.outs,
+            padded = linear.packed.steps * values_of_step(linear.packed.precision);
   team.run([&](int member) {
     Arena arena(memory + static_cast<size_t>(member) * memory_of_member);
     const Operand x = take_operand(arena, linear.packed.precision, GROUP, in);
@@ -269,7 +304,8 @@ static void project(const Kernels& k, Team& team, unsigned char* memory, size_t 
       }
       k.linear(y, stride, x, count, linear.packed, 0, linear.packed.panels);
       for (int r = 0; r < count; r++)
-        k.norm(out + (row + r) * outs, y + static_cast<size_t>(r) * stride, outs, norm.gain.data(), norm.bias.data());
+        k.norm(out + (row + r) * outs, y + static_cast<size_t>(r) * stride, outs, norm.gain.data(),
+               norm.bias.data());
     }
   });
 }
@@ -286,12 +322,14 @@ void Network::embed(const float* images, int batch, const Geometry& g, float* x)
   const Pair grid = g.stages[0].grid;
   const int patch = config_.patch_size, channels = config_.in_chans, height = g.height, width = g.width;
   const auto gather = [=](int64_t row, float* to) {
-    const int image = static_cast<int>(row / (grid.rows * grid.cols)), token = static_cast<int>(row % (grid.rows * grid.cols));
+    const int image = static_cast<int>(row / (grid.rows * grid.cols)),
+              token = static_cast<int>(row % (grid.rows * grid.cols));
     const int top = token / grid.cols * patch, left = token % grid.cols * patch;
     for (int c = 0; c < channels; c++)
       for (int i = 0; i < patch; i++, to += patch) {
         const int inside = top + i < height ? std::min(patch, width - left) : 0;  // zeros beyond the image
-        const float* from = images + ((static_cast<int64_t>(image) * channels + c) * height + top + i) * width + left;
+        const float* from =
+            images + ((static_cast<int64_t>(image) * channels + c) * height + top + i) * width + left;
         for (int j = 0; j < patch; j++) to[j] = j < inside ? from[j] : 0;
       }
   };
@@ -305,18 +343,19 @@ void Network::merge(const Layer& layer, const Stage& stage, int batch, const flo
   const int dim = stage.dim;
   const auto gather = [=](int64_t row, float* to) {
     const int64_t image = row / (half.rows * half.cols);
-    const int token = static_cast<int>(row % (half.rows * half.cols)), top = token / half.cols * 2, left = token % half.cols * 2;
+    const int token = static_cast<int>(row % (half.rows * half.cols)), top = token / half.cols * 2,
+              left = token % half.cols * 2;
     for (int i = 0; i < 4; i++, to += dim) {  // (0, 0), (1, 0), (0, 1), (1, 1): the official order
       const int r = top + i % 2, c = left + i / 2;
       if (r < grid.rows && c < grid.cols)
-        std::memcpy(to, x + ((image * grid.rows + r) * grid.cols + c) * dim, sizeof(float) * static_cast<size_t>(dim));
-      else
-        std::memset(to, 0, sizeof(float) * static_cast<size_t>(dim));
+        std::memcpy(to, x + ((image * grid.rows + r) * grid.cols + c) * dim,
+                    sizeof(float) * static_cast<size_t>(dim));
+      else std::memset(to, 0, sizeof(float) * static_cast<size_t>(dim));
     }
   };
   const size_t bytes = project_bytes(layer.reduction);
-  project(kernels_, team_, arena(bytes * static_cast<size_t>(team_.size())), bytes, layer.reduction, layer.norm,
-          static_cast<int64_t>(batch) * half.rows * half.cols, gather, out);
+  project(kernels_, team_, arena(bytes * static_cast<size_t>(team_.size())), bytes, layer.reduction,
+          layer.norm, static_cast<int64_t>(batch) * half.rows * half.cols, gather, out);
 }
 
 void Network::classify(int batch, const Stage& last, float* x, float* logits, const Watch* watch) {
@@ -348,11 +387,14 @@ void Network::classify(int batch, const Stage& last, float* x, float* logits, co
     if (!config_.num_classes) return;
     team_.meet();
     const Packed& head = head_.packed;
-    kernels_.linear(out, stride, pooled, batch, head, share(head.panels, member, team_.size()), share(head.panels, member + 1, team_.size()));
+    kernels_.linear(out, stride, pooled, batch, head, share(head.panels, member, team_.size()),
+                    share(head.panels, member + 1, team_.size()));
   });
   for (int b = 0; b < batch; b++)
-    std::memcpy(logits + static_cast<ptrdiff_t>(b) * classes, config_.num_classes ? out + static_cast<size_t>(b) * stride : means + static_cast<ptrdiff_t>(b) * dim,
-                sizeof(float) * static_cast<size_t>(classes));
+    std::memcpy(
+        logits + static_cast<ptrdiff_t>(b) * classes,
+        config_.num_classes ? out + static_cast<size_t>(b) * stride : means + static_cast<ptrdiff_t>(b) * dim,
+        sizeof(float) * static_cast<size_t>(classes));
   if (watch) {
     (*watch)("norm", x, {last.grid.rows, last.grid.cols, dim});
     (*watch)("pooled", means, {dim});
@@ -361,7 +403,10 @@ void Network::classify(int batch, const Stage& last, float* x, float* logits, co
 }
 
 void Network::portion(const float* images, int batch, const Geometry& g, float* logits, const Watch* watch) {
-  const auto values = [&](const Stage& s) { return static_cast<size_t>(batch) * static_cast<size_t>(s.grid.rows) * static_cast<size_t>(s.grid.cols) * static_cast<size_t>(s.dim); };
+  const auto values = [&](const Stage& s) {
+    return static_cast<size_t>(batch) * static_cast<size_t>(s.grid.rows) * static_cast<size_t>(s.grid.cols) *
+           static_cast<size_t>(s.dim);
+  };
   for (const Stage& stage : g.stages) {  // maps take turns
     Memory& memory = maps_[stage.index % 2];
     if (memory.size() >= sizeof(float) * values(stage)) continue;
@@ -376,8 +421,11 @@ void Network::portion(const float* images, int batch, const Geometry& g, float* 
     const Layer& layer = layers_[s];
     const std::string name = "stage" + std::to_string(stage.index + 1);
     for (size_t b = 0; b < layer.blocks.size(); b++) {
-      block(layer.blocks[b], stage, static_cast<int>(b), g.tables[s][b].floats(), g.table_stride[s], batch, map);
-      if (watch) (*watch)((name + ".block" + std::to_string(b + 1)).c_str(), map, {stage.grid.rows, stage.grid.cols, stage.dim});
+      block(layer.blocks[b], stage, static_cast<int>(b), g.tables[s][b].floats(), g.table_stride[s], batch,
+            map);
+      if (watch)
+        (*watch)((name + ".block" + std::to_string(b + 1)).c_str(), map,
+                 {stage.grid.rows, stage.grid.cols, stage.dim});
     }
     if (s + 1 == layers_.size()) break;
     merge(layer, stage, batch, map, other);
@@ -388,13 +436,16 @@ void Network::portion(const float* images, int batch, const Geometry& g, float* 
   classify(batch, g.stages.back(), map, logits, watch);
 }
 
-void Network::run(const float* images, int64_t batch, int height, int width, float* logits, const Watch* watch) {
+void Network::run(const float* images, int64_t batch, int height, int width, float* logits,
+                  const Watch* watch) {
   const Geometry& g = geometry(height, width);
-  const size_t map = sizeof(float) * static_cast<size_t>(g.stages[0].grid.rows) * static_cast<size_t>(g.stages[0].grid.cols) * static_cast<size_t>(g.stages[0].dim);
+  const size_t map = sizeof(float) * static_cast<size_t>(g.stages[0].grid.rows) *
+                     static_cast<size_t>(g.stages[0].grid.cols) * static_cast<size_t>(g.stages[0].dim);
   const int64_t images_at_once = std::max<int64_t>(1, static_cast<int64_t>(MAPS / map));
   const int64_t image = static_cast<int64_t>(config_.in_chans) * height * width;
   for (int64_t b = 0; b < batch; b += images_at_once)
-    portion(images + b * image, static_cast<int>(std::min(images_at_once, batch - b)), g, logits + b * outputs(), watch);
+    portion(images + b * image, static_cast<int>(std::min(images_at_once, batch - b)), g,
+            logits + b * outputs(), watch);
 }
 
 }  // namespace swinv2

@@ -15,7 +15,8 @@
 namespace swinv2 {
 
 constexpr size_t LINE = 64;
-constexpr size_t HUGE_PAGE = size_t{2} << 20;  // weights in small pages cost a look at the page table every 4 KB
+constexpr size_t HUGE_PAGE = size_t{2}
+                             << 20;  // weights in small pages cost a look at the page table every 4 KB
 
 inline size_t whole_lines(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
@@ -32,7 +33,8 @@ class Memory {
 #endif
     if (!data_) throw std::bad_alloc();
 #if defined(__linux__)
-    if (page == HUGE_PAGE) madvise(data_.get(), bytes_ / page * page, MADV_HUGEPAGE);  // a wish; it works without
+    if (page == HUGE_PAGE)
+      madvise(data_.get(), bytes_ / page * page, MADV_HUGEPAGE);  // a wish; it works without
 #endif
   }
   unsigned char* data() const { return data_.get(); }

@@ -31,9 +31,10 @@ float log_spaced(int offset, int span) {
   return t < 0 ? -size : size;
 }
 
-// The position bias of every head by offset (section 3.3): 16 sigmoid(MLP(offset)), columns mirrored (kernels.h).
-void position_bias(const Block& block, const Stage& stage, int heads, float* tables, size_t table_stride, int first,
-                   int last) {
+// The position bias of every head by offset (section 3.3): 16 sigmoid(MLP(offset)), columns mirrored
+// (kernels.h).
+void position_bias(const Block& block, const Stage& stage, int heads, float* tables, size_t table_stride,
+                   int first, int last) {
   const int columns = 2 * stage.window.cols - 1;
   float hidden[CPB_HIDDEN];
   for (int at = first; at < last; at++) {
@@ -41,7 +42,9 @@ void position_bias(const Block& block, const Stage& stage, int heads, float* tab
     const float across = log_spaced(stage.window.cols - 1 - at % columns, stage.span.cols);
     for (int i = 0; i < CPB_HIDDEN; i++) {
       const size_t w = 2 * static_cast<size_t>(i);
-      hidden[i] = std::max(block.cpb_in[w] * down + block.cpb_in[w + 1] * across + block.cpb_bias[static_cast<size_t>(i)], 0.0f);
+      hidden[i] = std::max(
+          block.cpb_in[w] * down + block.cpb_in[w + 1] * across + block.cpb_bias[static_cast<size_t>(i)],
+          0.0f);
     }
     for (int h = 0; h < heads; h++) {
       const float* out = block.cpb_out.data() + static_cast<size_t>(h) * CPB_HIDDEN;
@@ -67,11 +70,13 @@ Network::Network(const Artifact& artifact, const Kernels& kernels, Precision pre
   for (int s = 0; s < stages; s++) {
     const int dim = config_.dim(s), head_dim = dim / config_.heads[static_cast<size_t>(s)];
     if (dim % 16 || head_dim % 16 || head_dim > 128)
-      throw Error(SWINV2_UNSUPPORTED, "stage " + std::to_string(s + 1) + " has " + std::to_string(dim) + " channels in heads of " +
-                                          std::to_string(head_dim) + "; the engine runs heads of 16, 32, 48 ... 128 channels");
+      throw Error(SWINV2_UNSUPPORTED, "stage " + std::to_string(s + 1) + " has " + std::to_string(dim) +
+                                          " channels in heads of " + std::to_string(head_dim) +
+                                          "; the engine runs heads of 16, 32, 48 ... 128 channels");
   }
   const int patch = config_.patch_size;
-  embed_ = load(artifact, "patch_embed.proj.weight", {config_.embed_dim, config_.in_chans, patch, patch}, Precision::fp32);
+  embed_ = load(artifact, "patch_embed.proj.weight", {config_.embed_dim, config_.in_chans, patch, patch},
+                Precision::fp32);
   set_bias(embed_, artifact.read("patch_embed.proj.bias", shape(config_.embed_dim)));
   embed_norm_ = load_norm(artifact, "patch_embed.norm", config_.embed_dim);
   layers_.resize(static_cast<size_t>(stages));
@@ -98,11 +103,13 @@ Network::Network(const Artifact& artifact, const Kernels& kernels, Precision pre
 
 void Network::load_block(const Artifact& artifact, int stage, int index, Block& block) {
   const std::string name = "layers." + std::to_string(stage) + ".blocks." + std::to_string(index) + ".";
-  const int dim = config_.dim(stage), hidden = config_.hidden(stage), heads = config_.heads[static_cast<size_t>(stage)];
+  const int dim = config_.dim(stage), hidden = config_.hidden(stage),
+            heads = config_.heads[static_cast<size_t>(stage)];
   const size_t size = static_cast<size_t>(dim);
   block.qkv = load(artifact, name + "attn.qkv.weight", shape(3 * dim, dim), precision_);
   std::vector<float> bias(3 * size);  // q, nothing for k, v
-  const std::vector<float> q = artifact.read(name + "attn.q_bias", shape(dim)), v = artifact.read(name + "attn.v_bias", shape(dim));
+  const std::vector<float> q = artifact.read(name + "attn.q_bias", shape(dim)),
+                           v = artifact.read(name + "attn.v_bias", shape(dim));
   std::copy(q.begin(), q.end(), bias.begin());
   std::copy(v.begin(), v.end(), bias.begin() + 2 * static_cast<ptrdiff_t>(size));
   set_bias(block.qkv, bias);
@@ -116,7 +123,8 @@ void Network::load_block(const Artifact& artifact, int stage, int index, Block& 
   block.norm2 = load_norm(artifact, name + "norm2", dim);
   if (config_.has_extra_norm(stage, index)) block.norm3 = load_norm(artifact, name + "norm3", dim);
   block.scale = artifact.read(name + "attn.logit_scale", {heads, 1, 1});
-  for (float& scale : block.scale) scale = std::exp(std::min(scale, MAX_LOGIT_SCALE));  // the clamp comes first
+  for (float& scale : block.scale)
+    scale = std::exp(std::min(scale, MAX_LOGIT_SCALE));  // the clamp comes first
   block.cpb_in = artifact.read(name + "attn.cpb_mlp.0.weight", shape(CPB_HIDDEN, 2));
   block.cpb_bias = artifact.read(name + "attn.cpb_mlp.0.bias", shape(CPB_HIDDEN));
   block.cpb_out = artifact.read(name + "attn.cpb_mlp.2.weight", shape(heads, CPB_HIDDEN));
@@ -125,7 +133,8 @@ void Network::load_block(const Artifact& artifact, int stage, int index, Block& 
 Linear Network::load(const Artifact& artifact, const std::string& weight, const std::vector<int64_t>& shape,
                      Precision precision) {
   const int outs = static_cast<int>(shape[0]);
-  const int in = static_cast<int>(std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<int64_t>()));
+  const int in = static_cast<int>(
+      std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<int64_t>()));
   Linear linear;
   Packed& packed = linear.packed;
   const int width = kernels_.width, values = values_of_step(precision);
@@ -140,11 +149,13 @@ Linear Network::load(const Artifact& artifact, const std::string& weight, const 
   const size_t bytes_of_panel = static_cast<size_t>(packed.steps) * static_cast<size_t>(width) * 4;
   const std::vector<float> values_in = artifact.read(weight, shape);
   team_.run([&](int member) {  // panels are independent
-    const int first = packed.panels * member / team_.size(), last = packed.panels * (member + 1) / team_.size();
+    const int first = packed.panels * member / team_.size(),
+              last = packed.panels * (member + 1) / team_.size();
     const int from = first * width, to = std::min(last * width, outs);
     if (from < to)
-      pack(precision, values_in.data() + static_cast<size_t>(from) * static_cast<size_t>(in), to - from, in, width,
-           linear.data.data() + static_cast<size_t>(first) * bytes_of_panel, linear.scale.floats() + from);
+      pack(precision, values_in.data() + static_cast<size_t>(from) * static_cast<size_t>(in), to - from, in,
+           width, linear.data.data() + static_cast<size_t>(first) * bytes_of_panel,
+           linear.scale.floats() + from);
   });
   packed.data = linear.data.data();
   packed.scale = linear.scale.floats();
@@ -164,7 +175,8 @@ void Network::set_bias(Linear& linear, const std::vector<float>& bias) {
 const Geometry& Network::geometry(int height, int width) {
   for (size_t i = 0; i < geometries_.size(); i++)
     if (geometries_[i]->height == height && geometries_[i]->width == width) {
-      std::rotate(geometries_.begin(), geometries_.begin() + static_cast<ptrdiff_t>(i), geometries_.begin() + static_cast<ptrdiff_t>(i) + 1);
+      std::rotate(geometries_.begin(), geometries_.begin() + static_cast<ptrdiff_t>(i),
+                  geometries_.begin() + static_cast<ptrdiff_t>(i) + 1);
       return *geometries_.front();
     }
   auto g = std::make_unique<Geometry>();
@@ -181,7 +193,8 @@ const Geometry& Network::geometry(int height, int width) {
       std::fill_n(tables.floats(), stride * static_cast<size_t>(stage.heads), 0.0f);
       team_.run([&](int member) {
         const int64_t size = team_.size();
-        position_bias(block, stage, stage.heads, tables.floats(), stride, static_cast<int>(offsets * int64_t{member} / size),
+        position_bias(block, stage, stage.heads, tables.floats(), stride,
+                      static_cast<int>(offsets * int64_t{member} / size),
                       static_cast<int>(offsets * int64_t{member + 1} / size));
       });
       g->tables.back().push_back(std::move(tables));

@@ -1,5 +1,5 @@
-// The network as it is computed: weights folded and packed for one instruction set and precision, the constants of one
-// image size, and the pass through it.
+// The network as it is computed: weights folded and packed for one instruction set and precision, the
+// constants of one image size, and the pass through it.
 #pragma once
 
 #include <functional>
@@ -26,8 +26,8 @@ struct Norm {
 
 struct Block {
   Linear qkv, proj, fc1, fc2;
-  Norm norm1, norm2, norm3;     // norm3 is empty but in the giants
-  std::vector<float> scale;     // exp of the clamped logit scale, per head
+  Norm norm1, norm2, norm3;                      // norm3 is empty but in the giants
+  std::vector<float> scale;                      // exp of the clamped logit scale, per head
   std::vector<float> cpb_in, cpb_bias, cpb_out;  // the position bias MLP: [512, 2], [512], [heads, 512]
 };
 
@@ -56,7 +56,8 @@ class Network {
   Network(const Artifact& artifact, const Kernels& kernels, Precision precision, int threads);
 
   // images: [batch, channels, height, width]; logits: [batch, classes]. watch: only for a batch of 1.
-  void run(const float* images, int64_t batch, int height, int width, float* logits, const Watch* watch = nullptr);
+  void run(const float* images, int64_t batch, int height, int width, float* logits,
+           const Watch* watch = nullptr);
 
   int outputs() const { return config_.num_classes ? config_.num_classes : config_.features(); }
   size_t weight_bytes() const { return weight_bytes_; }
@@ -64,13 +65,15 @@ class Network {
 
  private:
   // A weight [outs, ...] as the matrix [outs, in].
-  Linear load(const Artifact& artifact, const std::string& weight, const std::vector<int64_t>& shape, Precision precision);
+  Linear load(const Artifact& artifact, const std::string& weight, const std::vector<int64_t>& shape,
+              Precision precision);
   void set_bias(Linear& linear, const std::vector<float>& bias);
   void load_block(const Artifact& artifact, int stage, int index, Block& block);
   const Geometry& geometry(int height, int width);
   void portion(const float* images, int batch, const Geometry& g, float* logits, const Watch* watch);
   void embed(const float* images, int batch, const Geometry& g, float* x);
-  void block(const Block& block, const Stage& stage, int index, const float* tables, size_t table_stride, int batch, float* x);
+  void block(const Block& block, const Stage& stage, int index, const float* tables, size_t table_stride,
+             int batch, float* x);
   void merge(const Layer& layer, const Stage& stage, int batch, const float* x, float* out);
   void classify(int batch, const Stage& last, float* x, float* logits, const Watch* watch);
   unsigned char* arena(size_t bytes);

@@ -1,5 +1,5 @@
-// Workers look at a counter for a while after every run, since the next one mostly follows within microseconds, and
-// sleep when it does not.
+// Workers look at a counter for a while after every run, since the next one mostly follows within
+// microseconds, and sleep when it does not.
 
 #include "threads.h"
 
@@ -19,8 +19,9 @@
 namespace swinv2 {
 namespace {
 
-constexpr int LOOKS = 4000;       // before a worker sleeps: some 100 microseconds
-constexpr int LOOKS_ALONE = 2000;  // before one who waits lets others have the processor, where threads outnumber cores
+constexpr int LOOKS = 4000;  // before a worker sleeps: some 100 microseconds
+constexpr int LOOKS_ALONE =
+    2000;  // before one who waits lets others have the processor, where threads outnumber cores
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -71,7 +72,8 @@ void Team::serve(int member) {
   unsigned seen = 0;
   for (;;) {
     int looks = 0;
-    while (round_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed) && ++looks < LOOKS)
+    while (round_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed) &&
+           ++looks < LOOKS)
       pause();
     if (round_.load(std::memory_order_acquire) == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -105,7 +107,8 @@ int processor_cores() {
   std::set<std::string> cores;  // hyperthreads of one core have the same list of siblings
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                       "/topology/thread_siblings_list");
     std::string siblings;
     if (!std::getline(file, siblings)) siblings = "cpu " + std::to_string(cpu);
     cores.insert(siblings);

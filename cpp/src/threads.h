@@ -41,11 +41,12 @@ class Team {
   std::atomic<int> running_{0};     // workers that have not returned yet
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
-  std::atomic<int> arrived_{0};     // at meet()
+  std::atomic<int> arrived_{0};  // at meet()
   std::atomic<unsigned> meeting_{0};
 };
 
-// Cores that are worth a thread each: those this process may run on, hyperthreads not counted where that is known.
+// Cores that are worth a thread each: those this process may run on, hyperthreads not counted where that is
+// known.
 int processor_cores();
 
 }  // namespace swinv2

@@ -1,5 +1,6 @@
-// Every function of every table that this processor has against the reference, over awkward shapes, in memory whose
-// unused parts are poisoned: what is read there becomes NaN in the result, what is written there is found afterwards.
+// Every function of every table that this processor has against the reference, over awkward shapes, in memory
+// whose unused parts are poisoned: what is read there becomes NaN in the result, what is written there is
+// found afterwards.
 
 #include <cmath>
 #include <cstring>
@@ -51,7 +52,8 @@ struct Rows {
 struct Matrix {
   Memory data, scale, bias;
   Packed packed;
-  Matrix(const Kernels& k, Precision precision, const std::vector<float>& w, const std::vector<float>& b, int outs, int in)
+  Matrix(const Kernels& k, Precision precision, const std::vector<float>& w, const std::vector<float>& b,
+         int outs, int in)
       : data(packed_bytes(precision, outs, in, k.width)) {
     const int padded = round_up(outs, k.width), values = values_of_step(precision);
     scale = Memory(sizeof(float) * static_cast<size_t>(padded));
@@ -60,7 +62,8 @@ struct Matrix {
     std::memset(bias.data(), 0, bias.size());
     std::copy(b.begin(), b.end(), bias.floats());
     pack(precision, w.data(), outs, in, k.width, data.data(), scale.floats());
-    packed = {precision, outs, in, padded / k.width, round_up(in, values) / values, data.data(), bias.floats(), scale.floats()};
+    packed = {precision,     outs,          in, padded / k.width, round_up(in, values) / values, data.data(),
+              bias.floats(), scale.floats()};
   }
 };
 
@@ -81,40 +84,49 @@ std::vector<float> values_of(const Operand& x, int rows, int cols) {
     for (int i = 0; i < cols; i++) {
       const unsigned char* data = x.data + static_cast<size_t>(r) * x.stride;
       if (x.precision == Precision::fp32) values.push_back(reinterpret_cast<const float*>(data)[i]);
-      else if (x.precision == Precision::bf16) values.push_back(from_bf16(reinterpret_cast<const uint16_t*>(data)[i]));
+      else if (x.precision == Precision::bf16)
+        values.push_back(from_bf16(reinterpret_cast<const uint16_t*>(data)[i]));
       else values.push_back(static_cast<float>(reinterpret_cast<const int8_t*>(data)[i]) * x.scale[r]);
     }
   return values;
 }
 
 std::string shape(const Kernels& k, int precision, int a, int b, int c) {
-  return std::string(k.name) + " precision " + std::to_string(precision) + ": " + std::to_string(a) + " " + std::to_string(b) + " " + std::to_string(c);
+  return std::string(k.name) + " precision " + std::to_string(precision) + ": " + std::to_string(a) + " " +
+         std::to_string(b) + " " + std::to_string(c);
 }
 
 void test_products(const Kernels& k) {
   const Kernels& exact = *reference_kernels();
-  const int shapes[][3] = {{1, 1, 16}, {1, 7, 16}, {2, 32, 48}, {13, 33, 96}, {14, 96, 100}, {15, 40, 32}, {29, 288, 96},
-                           {64, 64, 384}, {3, 1000, 768}, {144, 48, 20}};
+  const int shapes[][3] = {{1, 1, 16},   {1, 7, 16},    {2, 32, 48},   {13, 33, 96},   {14, 96, 100},
+                           {15, 40, 32}, {29, 288, 96}, {64, 64, 384}, {3, 1000, 768}, {144, 48, 20}};
   for (const auto& s : shapes)
     for (int p = 0; p < 3; p++) {
       const Precision precision = static_cast<Precision>(p);
       if ((precision == Precision::bf16 && !k.bf16) || (precision == Precision::int8 && !k.int8)) continue;
       const int rows = s[0], outs = s[1], in = s[2], padded = round_up(in, 4);
-      const std::vector<float> w = normals(static_cast<size_t>(outs * in), 0.3f), b = normals(static_cast<size_t>(outs));
+      const std::vector<float> w = normals(static_cast<size_t>(outs * in), 0.3f),
+                               b = normals(static_cast<size_t>(outs));
       Rows x(precision, rows, padded);
-      for (int r = 0; r < rows; r++) exact.encode(x.operand, r, normals(static_cast<size_t>(in), r % 3 ? 1.0f : 20.0f).data(), in, padded);
+      for (int r = 0; r < rows; r++)
+        exact.encode(x.operand, r, normals(static_cast<size_t>(in), r % 3 ? 1.0f : 20.0f).data(), in, padded);
       const Matrix mine(k, precision, w, b, outs, in), theirs(exact, precision, w, b, outs, in);
       const size_t stride = static_cast<size_t>(round_up(outs, 32)) + 16;
-      std::vector<float> out(stride * static_cast<size_t>(rows), POISON), right(stride * static_cast<size_t>(rows), POISON);
+      std::vector<float> out(stride * static_cast<size_t>(rows), POISON),
+          right(stride * static_cast<size_t>(rows), POISON);
       k.linear(out.data(), stride, x.operand, rows, mine.packed, 0, mine.packed.panels);
       exact.linear(right.data(), stride, x.operand, rows, theirs.packed, 0, theirs.packed.panels);
       std::vector<float> a, c;
       bool clean = true;
       for (int r = 0; r < rows; r++) {
-        for (int o = 0; o < outs; o++) a.push_back(out[r * stride + static_cast<size_t>(o)]), c.push_back(right[r * stride + static_cast<size_t>(o)]);
-        for (size_t o = static_cast<size_t>(mine.packed.panels * k.width); o < stride; o++) clean &= std::isnan(out[r * stride + o]);
+        for (int o = 0; o < outs; o++)
+          a.push_back(out[r * stride + static_cast<size_t>(o)]),
+              c.push_back(right[r * stride + static_cast<size_t>(o)]);
+        for (size_t o = static_cast<size_t>(mine.packed.panels * k.width); o < stride; o++)
+          clean &= std::isnan(out[r * stride + o]);
       }
-      CHECK(worst(a, c) < 2e-6, shape(k, p, rows, outs, in) + " linear differs by " + std::to_string(worst(a, c)));
+      CHECK(worst(a, c) < 2e-6,
+            shape(k, p, rows, outs, in) + " linear differs by " + std::to_string(worst(a, c)));
       CHECK(clean, shape(k, p, rows, outs, in) + " linear writes beyond its panels");
       for (Precision to : {Precision::fp32, Precision::bf16}) {
         if (to == Precision::bf16 && !k.bf16) continue;
@@ -137,7 +149,8 @@ void test_gelu_everywhere(const Kernels& k) {  // through a product with 1
     k.encode(x.operand, 0, values, 4, 4);
     k.linear_gelu(y.operand, x.operand, 1, one.packed, 0, one.packed.panels);
     const double right = 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
-    error = std::fmax(error, std::fabs(reinterpret_cast<float*>(y.operand.data)[0] - right) / std::fmax(1, std::fabs(right)));
+    error = std::fmax(error, std::fabs(reinterpret_cast<float*>(y.operand.data)[0] - right) /
+                                 std::fmax(1, std::fabs(right)));
   }
   CHECK(error < 1e-6, std::string(k.name) + " gelu is off by " + std::to_string(error * 1e6) + "e-6");
 }
@@ -151,11 +164,13 @@ void test_rows(const Kernels& k) {
     for (float& v : x) v += 40;  // a mean that dwarfs the deviation
     k.norm(y.data(), x.data(), cols, gain.data(), bias.data());
     exact.norm(z.data(), x.data(), cols, gain.data(), bias.data());
-    CHECK(worst(y, z) < 1e-5, std::string(k.name) + " norm of " + std::to_string(cols) + " differs by " + std::to_string(worst(y, z)));
+    CHECK(worst(y, z) < 1e-5, std::string(k.name) + " norm of " + std::to_string(cols) + " differs by " +
+                                  std::to_string(worst(y, z)));
     y = z = normals(size);
     k.add_norm(y.data(), x.data(), cols, gain.data(), bias.data());
     exact.add_norm(z.data(), x.data(), cols, gain.data(), bias.data());
-    CHECK(worst(y, z) < 1e-5, std::string(k.name) + " add_norm of " + std::to_string(cols) + " differs by " + std::to_string(worst(y, z)));
+    CHECK(worst(y, z) < 1e-5, std::string(k.name) + " add_norm of " + std::to_string(cols) + " differs by " +
+                                  std::to_string(worst(y, z)));
   }
   for (int cols : {1, 3, 16, 27, 100, 768})
     for (int p = 0; p < 3; p++) {
@@ -166,34 +181,46 @@ void test_rows(const Kernels& k) {
       const std::vector<float> x = normals(static_cast<size_t>(cols));
       k.encode(mine.operand, 0, x.data(), cols, padded);
       exact.encode(theirs.operand, 0, x.data(), cols, padded);
-      CHECK(!std::memcmp(mine.data.data(), theirs.data.data(), mine.data.size()), shape(k, p, cols, padded, 0) + " encode differs");
-      if (precision == Precision::int8) CHECK(mine.operand.sum[0] == theirs.operand.sum[0], shape(k, p, cols, padded, 0) + " sums differ");
+      CHECK(!std::memcmp(mine.data.data(), theirs.data.data(), mine.data.size()),
+            shape(k, p, cols, padded, 0) + " encode differs");
+      if (precision == Precision::int8)
+        CHECK(mine.operand.sum[0] == theirs.operand.sum[0], shape(k, p, cols, padded, 0) + " sums differ");
     }
 }
 
 void test_attention(const Kernels& k) {
   const Kernels& exact = *reference_kernels();
-  const int windows[][2] = {{1, 1}, {1, 2}, {2, 2}, {3, 5}, {4, 4}, {5, 8}, {6, 6}, {7, 7}, {8, 7}, {8, 8}, {12, 12}, {14, 14}, {16, 16}, {24, 24}, {16, 24}};
+  const int windows[][2] = {{1, 1}, {1, 2}, {2, 2},   {3, 5},   {4, 4},   {5, 8},   {6, 6},  {7, 7},
+                            {8, 7}, {8, 8}, {12, 12}, {14, 14}, {16, 16}, {24, 24}, {16, 24}};
   for (const auto& window : windows)
     for (int head_dim : {16, 32, 48, 64})
       for (int masked = 0; masked < 2; masked++)
         for (int p = 0; p < 2; p++) {
           if (p == 1 && !k.bf16) continue;
-          const int rows = window[0], cols = window[1], tokens = rows * cols, heads = 2, dim = heads * head_dim;
+          const int rows = window[0], cols = window[1], tokens = rows * cols, heads = 2,
+                    dim = heads * head_dim;
           if (tokens > 200 && head_dim != 32) continue;
-          const size_t stride = static_cast<size_t>(round_up(3 * dim, 32) + 16), padded = static_cast<size_t>(round_up(tokens, 32));
+          const size_t stride = static_cast<size_t>(round_up(3 * dim, 32) + 16),
+                       padded = static_cast<size_t>(round_up(tokens, 32));
           std::vector<float> qkv(stride * static_cast<size_t>(tokens), POISON);
           for (int t = 0; t < tokens; t++)
-            for (int c = 0; c < 3 * dim; c++) qkv[static_cast<size_t>(t) * stride + static_cast<size_t>(c)] = normal();
+            for (int c = 0; c < 3 * dim; c++)
+              qkv[static_cast<size_t>(t) * stride + static_cast<size_t>(c)] = normal();
           if (tokens > 2)  // a zero vector has no direction
             std::fill_n(qkv.begin() + static_cast<ptrdiff_t>(stride), 2 * dim, 0.0f);
           std::vector<float> table(static_cast<size_t>((2 * rows - 1) * (2 * cols - 1) + 64), POISON);
-          for (int i = 0; i < (2 * rows - 1) * (2 * cols - 1); i++) table[static_cast<size_t>(i)] = 8 + 4 * normal();
+          for (int i = 0; i < (2 * rows - 1) * (2 * cols - 1); i++)
+            table[static_cast<size_t>(i)] = 8 + 4 * normal();
           std::vector<unsigned char> region(static_cast<size_t>(tokens));
           std::vector<float> masks(5 * padded, 0.0f);
-          for (int i = 0; i < tokens; i++) region[static_cast<size_t>(i)] = static_cast<unsigned char>(i / cols >= rows / 2 ? 1 : 0) * 4;
+          for (int i = 0; i < tokens; i++)
+            region[static_cast<size_t>(i)] = static_cast<unsigned char>(i / cols >= rows / 2 ? 1 : 0) * 4;
           for (int r = 0; r < 5; r++)
-            for (int i = 0; i < tokens; i++) masks[static_cast<size_t>(r) * padded + static_cast<size_t>(i)] = region[static_cast<size_t>(i)] == r ? 0 : masked && head_dim == 32 ? -1e30f : -100.0f;
+            for (int i = 0; i < tokens; i++)
+              masks[static_cast<size_t>(r) * padded + static_cast<size_t>(i)] =
+                  region[static_cast<size_t>(i)] == r ? 0
+                  : masked && head_dim == 32          ? -1e30f
+                                                      : -100.0f;
           Memory scratch(attention_scratch(tokens, head_dim));
           std::memset(scratch.data(), 0xff, scratch.size());
           Attention a;
@@ -224,7 +251,9 @@ void test_attention(const Kernels& k) {
               if (c < head_dim) x.push_back(value), y.push_back(right[static_cast<size_t>(t * dim + c)]);
               else clean &= std::isnan(value);
             }
-          const std::string what = std::string(k.name) + (p ? " bf16" : " fp32") + (masked ? " masked" : "") + " window " + std::to_string(rows) + " x " + std::to_string(cols) + " head " + std::to_string(head_dim);
+          const std::string what = std::string(k.name) + (p ? " bf16" : " fp32") + (masked ? " masked" : "") +
+                                   " window " + std::to_string(rows) + " x " + std::to_string(cols) +
+                                   " head " + std::to_string(head_dim);
           CHECK(worst(x, y) < (p ? 0.06 : 2e-5), what + " differs by " + std::to_string(worst(x, y)));
           CHECK(clean, what + " writes beside its head");
         }

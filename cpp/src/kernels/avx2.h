@@ -46,9 +46,12 @@ inline float largest(V a) {
 inline V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // y * 2^n for whole n of -126 to 127
 inline V times_power(V y, V n) {
-  return mul(y, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+  return mul(y, _mm256_castsi256_ps(
+                    _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
 }
-inline V zero_where_less(V a, V limit, V value) { return _mm256_andnot_ps(_mm256_cmp_ps(a, limit, _CMP_LT_OQ), value); }
+inline V zero_where_less(V a, V limit, V value) {
+  return _mm256_andnot_ps(_mm256_cmp_ps(a, limit, _CMP_LT_OQ), value);
+}
 
 // out[i][j] = in[j][i]
 inline void transpose(const V (&in)[8], V* out) {

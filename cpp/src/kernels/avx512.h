@@ -1,4 +1,5 @@
-// Vectors of 16 floats in AVX-512 (F, BW, DQ, VL); the files that include this choose the set with HAS_BF16, HAS_INT8.
+// Vectors of 16 floats in AVX-512 (F, BW, DQ, VL); the files that include this choose the set with HAS_BF16,
+// HAS_INT8.
 #include <immintrin.h>
 
 #include "gelu.h"
@@ -15,7 +16,7 @@ namespace {
 using V = __m512;
 using I = __m512i;
 constexpr int LANES = 16, COLUMNS = 2, ROWS = 14;  // 28 sums, 2 weights and 1 activation of 32 registers
-constexpr int OFFSET = 128;  // of int8 weights: the products take unsigned by signed
+constexpr int OFFSET = 128;                        // of int8 weights: the products take unsigned by signed
 
 inline V load(const float* p) { return _mm512_loadu_ps(p); }
 inline V load_halves(const float* low, const float* high) {
@@ -24,7 +25,9 @@ inline V load_halves(const float* low, const float* high) {
 inline void store(float* p, V x) { _mm512_storeu_ps(p, x); }
 inline void prefetch(const unsigned char* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 inline V set(float x) { return _mm512_set1_ps(x); }
-inline V set_from(const unsigned char* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int*>(p))); }
+inline V set_from(const unsigned char* p) {
+  return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int*>(p)));
+}
 inline V add(V a, V b) { return _mm512_add_ps(a, b); }
 inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -75,8 +78,12 @@ inline void transpose(const V (&in)[16], V* out) {
     a[i] = _mm512_unpacklo_ps(in[i], in[i + 1]);
     a[i + 1] = _mm512_unpackhi_ps(in[i], in[i + 1]);
   }
-  const auto low = [](V x, V y) { return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y))); };
-  const auto high = [](V x, V y) { return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y))); };
+  const auto low = [](V x, V y) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  const auto high = [](V x, V y) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
   UNROLL for (int i = 0; i < 16; i += 4) {  // b[i + k]: columns 4 l + k of rows i to i + 3, l a lane
     b[i] = low(a[i], a[i + 2]);
     b[i + 1] = high(a[i], a[i + 2]);
@@ -84,7 +91,8 @@ inline void transpose(const V (&in)[16], V* out) {
     b[i + 3] = high(a[i + 1], a[i + 3]);
   }
   UNROLL for (int k = 0; k < 4; k++) {
-    const V even_low = _mm512_shuffle_f32x4(b[k], b[4 + k], 0x88), odd_low = _mm512_shuffle_f32x4(b[k], b[4 + k], 0xdd);
+    const V even_low = _mm512_shuffle_f32x4(b[k], b[4 + k], 0x88),
+            odd_low = _mm512_shuffle_f32x4(b[k], b[4 + k], 0xdd);
     const V even_high = _mm512_shuffle_f32x4(b[8 + k], b[12 + k], 0x88);
     const V odd_high = _mm512_shuffle_f32x4(b[8 + k], b[12 + k], 0xdd);
     out[k] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
@@ -103,8 +111,8 @@ inline void store_bf16(uint16_t* p, V x) {
 }
 // 16 pairs (first, second)
 inline void store_pairs(unsigned char* p, V first, V second) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
   _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
 }
@@ -112,7 +120,8 @@ inline void store_pairs(unsigned char* p, V first, V second) {
 
 #if HAS_INT8
 #if defined(__GNUC__)
-inline I mac_int8(I sum, I x, I w) {  // GCC 12 copies and spills the sums around the intrinsic: a third of the speed
+inline I mac_int8(I sum, I x,
+                  I w) {  // GCC 12 copies and spills the sums around the intrinsic: a third of the speed
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
   return sum;
 }
@@ -133,7 +142,8 @@ inline V to_float(I a) { return _mm512_cvtepi32_ps(a); }
 inline I store_int8_by_four(int8_t* p, V a, V b, V c, V d, I sums) {
   const I low = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
   const I high = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
-  const I order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packs go by 128 bits
+  const I order =
+      _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packs go by 128 bits
   const I bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
   _mm512_storeu_si512(p, bytes);
   return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);

@@ -5,7 +5,8 @@
 //   COLUMNS, ROWS    vectors in a row of a panel, and rows that a tile of accumulators has at most
 //   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
 //   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8
-// Everything has internal linkage or lies in that namespace: code for one set must never be merged into another's.
+// Everything has internal linkage or lies in that namespace: code for one set must never be merged into
+// another's.
 
 namespace swinv2 {
 namespace SWINV2_SET {
@@ -23,12 +24,12 @@ using AllRows = Count<ROWS>::All;
 
 constexpr int WIDTH = COLUMNS * LANES;  // columns of a panel
 constexpr int STEP = WIDTH * 4;         // bytes of a panel that one step reads
-constexpr int MAX_HEAD = 128;  // channels
-constexpr int SHORT = 64 / LANES;  // vectors of a row of logits that is kept in registers
+constexpr int MAX_HEAD = 128;           // channels
+constexpr int SHORT = 64 / LANES;       // vectors of a row of logits that is kept in registers
 constexpr float EPSILON = 1e-5f;
 constexpr float NORM_FLOOR = 1e-12f;
 
-constexpr float EXCLUDED = -1e30f;      // a logit that no softmax sees; not -inf, which could make a NaN
+constexpr float EXCLUDED = -1e30f;  // a logit that no softmax sees; not -inf, which could make a NaN
 
 // value number i of a row that is fp32 or bf16
 inline void store_as(Precision precision, unsigned char* row, int i, V value) {
@@ -69,7 +70,7 @@ inline V gelu(V x) {
 inline V gelu_coarse(V x) { return gelu(x); }
 #endif
 
-// ---- products: a tile of R rows by one panel in registers -----------------------------------------------------------
+// ---- products: a tile of R rows by one panel in registers -------------------------------------------------
 
 struct Fp32 {
   using A = V;
@@ -97,8 +98,9 @@ struct Int8 {
 };
 #endif
 
-// What to fetch into the second cache while a tile is computed: the panel after the one that is at work. Without it
-// the first tile of every panel waits for the memory, since the weights of a model are larger than the caches.
+// What to fetch into the second cache while a tile is computed: the panel after the one that is at work.
+// Without it the first tile of every panel waits for the memory, since the weights of a model are larger than
+// the caches.
 struct Ahead {
   const unsigned char* at = nullptr;
   size_t stride = 0;  // bytes from step to step; 0 where another tile fetches
@@ -106,10 +108,11 @@ struct Ahead {
 
 // acc[r][c] = sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
 template <class P, int R>
-inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride, const unsigned char* w,
-                 size_t w_stride, int steps, Ahead ahead) {
+inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride,
+                 const unsigned char* w, size_t w_stride, int steps, Ahead ahead) {
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::zero();
-  // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base + 2 s.
+  // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base
+  // + 2 s.
   const unsigned char* base[(R + 2) / 3];
   UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] = x + 3 * i * stride;
   for (int k = 0; k < steps; k++) {
@@ -129,7 +132,8 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
 template <class P, int R>
 void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel, Ahead ahead) {
   typename P::A acc[R][COLUMNS];
-  tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps, ahead);
+  tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps,
+             ahead);
   UNROLL for (int c = 0; c < COLUMNS; c++) {
     const int column = panel * WIDTH + c * LANES;
     const V bias = load(w.bias + column);
@@ -183,8 +187,8 @@ void linear(float* out, size_t out_stride, const Operand& x, int rows, const Pac
   for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w, panel,
-                                       next_panel(w, panel, last, split, t));
+      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w,
+                                       panel, next_panel(w, panel, last, split, t));
     }
 }
 
@@ -194,7 +198,8 @@ void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w
   for (int panel = first; panel < last; panel++)
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel, next_panel(w, panel, last, split, t));
+      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel,
+                                       next_panel(w, panel, last, split, t));
       for (int r = 0; r < height; r++) {
         unsigned char* to = out.data + (row + r) * out.stride;
         UNROLL for (int c = 0; c < COLUMNS; c++) {
@@ -206,7 +211,7 @@ void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w
     }
 }
 
-// ---- rows -----------------------------------------------------------------------------------------------------------
+// ---- rows -------------------------------------------------------------------------------------------------
 
 void encode(const Operand& out, int row, const float* x, int cols, int padded) {
   unsigned char* data = out.data + row * out.stride;
@@ -243,10 +248,12 @@ void encode(const Operand& out, int row, const float* x, int cols, int padded) {
 #if HAS_STORE_BY_FOUR
   const V factor = set(inverse);
   for (; i + 4 * LANES <= cols; i += 4 * LANES)
-    sums = store_int8_by_four(to + i, mul(load(x + i), factor), mul(load(x + i + LANES), factor),
-                              mul(load(x + i + 2 * LANES), factor), mul(load(x + i + 3 * LANES), factor), sums);
+    sums =
+        store_int8_by_four(to + i, mul(load(x + i), factor), mul(load(x + i + LANES), factor),
+                           mul(load(x + i + 2 * LANES), factor), mul(load(x + i + 3 * LANES), factor), sums);
 #endif
-  for (; i + LANES <= cols; i += LANES) sums = add_int(sums, store_int8(to + i, mul(load(x + i), set(inverse))));
+  for (; i + LANES <= cols; i += LANES)
+    sums = add_int(sums, store_int8(to + i, mul(load(x + i), set(inverse))));
   total = sum_int(sums);
 #endif
   for (; i < padded; i++) {
@@ -296,7 +303,7 @@ void add_norm(float* x, const float* y, int cols, const float* gain, const float
   }
 }
 
-// ---- attention ------------------------------------------------------------------------------------------------------
+// ---- attention --------------------------------------------------------------------------------------------
 
 // What attention() keeps of one head; all of it stays in the first cache for windows up to 16 x 16.
 struct Scratch {
@@ -320,7 +327,8 @@ struct Side {
   size_t panel;  // bytes from panel to panel
 };
 
-// How the two products of attention take their sides, in float32: queries and values as they lie in the qkv rows.
+// How the two products of attention take their sides, in float32: queries and values as they lie in the qkv
+// rows.
 struct AttendFp32 : Fp32 {
   static void store_step(unsigned char* to, const V* channel, V inverse) {
     store(reinterpret_cast<float*>(to), mul(channel[0], inverse));
@@ -372,8 +380,8 @@ void pack_keys(const Attention& a, int tokens, int padded, unsigned char* keys) 
     V channels[MAX_HEAD];  // of LANES keys each
     for (int c = 0; c < d; c += LANES) {
       V key[LANES];
-      UNROLL for (int r = 0; r < LANES; r++)
-        key[r] = j + r < tokens ? load(a.qkv + (j + r) * a.stride + a.dim + c) : set(0.0f);
+      UNROLL for (int r = 0; r < LANES; r++) key[r] =
+          j + r < tokens ? load(a.qkv + (j + r) * a.stride + a.dim + c) : set(0.0f);
       transpose(key, channels + c);
       UNROLL for (int i = 0; i < LANES; i++) square = fma(channels[c + i], channels[c + i], square);
     }
@@ -384,7 +392,8 @@ void pack_keys(const Attention& a, int tokens, int padded, unsigned char* keys) 
   }
 }
 
-// The position bias of one query, key by key. In the table the keys of a window's row lie in order, rows backwards.
+// The position bias of one query, key by key. In the table the keys of a window's row lie in order, rows
+// backwards.
 struct WholeVectors {  // windows of LANES, 2 LANES ... columns
   const float* table;
   int cols, columns, c;
@@ -401,7 +410,8 @@ struct WholeVectors {  // windows of LANES, 2 LANES ... columns
 struct TwoHalves {  // of LANES / 2 columns
   const float* table;
   int columns;
-  TwoHalves(const Attention& a, const Scratch&, const float* start, int, int) : table(start), columns(2 * a.cols - 1) {}
+  TwoHalves(const Attention& a, const Scratch&, const float* start, int, int)
+      : table(start), columns(2 * a.cols - 1) {}
   static bool fits(const Attention& a) { return 2 * a.cols == LANES && a.rows * a.cols % WIDTH == 0; }
   V next() {
     const V value = load_halves(table, table - columns);
@@ -414,7 +424,8 @@ struct Staged {  // any window: written out first, rows over one another's tails
   const float* at;
   Staged(const Attention& a, const Scratch& s, const float* start, int tokens, int padded) : at(s.bias) {
     for (int t = 0; t < a.rows; t++)
-      for (int c = 0; c < a.cols; c += LANES) store(s.bias + t * a.cols + c, load(start - t * (2 * a.cols - 1) + c));
+      for (int c = 0; c < a.cols; c += LANES)
+        store(s.bias + t * a.cols + c, load(start - t * (2 * a.cols - 1) + c));
     for (int j = tokens; j < padded; j++) s.bias[j] = EXCLUDED;
   }
   V next() {
@@ -431,14 +442,14 @@ inline void sums_of(const V* x, int count, float* out) {
     V rows[LANES], columns[LANES];
     UNROLL for (int r = 0; r < LANES; r++) rows[r] = i + r < count ? x[i + r] : set(0.0f);
     transpose(rows, columns);
-    UNROLL for (int width = LANES / 2; width > 0; width /= 2)
-      UNROLL for (int r = 0; r < width; r++) columns[r] = add(columns[r], columns[r + width]);
+    UNROLL for (int width = LANES / 2; width > 0; width /= 2) UNROLL for (int r = 0; r < width; r++)
+        columns[r] = add(columns[r], columns[r + width]);
     store(out + i, columns[0]);
   }
 }
 
-// logits[i, j] = logits[i, j] * scale / |q[i]| + bias + mask, then their exponentials as weights of the values, in
-// place; 1 / the sum of every row goes to sums.
+// logits[i, j] = logits[i, j] * scale / |q[i]| + bias + mask, then their exponentials as weights of the
+// values, in place; 1 / the sum of every row goes to sums.
 template <class P, class Bias>
 void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
   V partial[ROWS];
@@ -492,14 +503,15 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
 }
 
 template <class P, int R>
-void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side& v, int query, int tokens, int padded) {
+void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side& v, int query, int tokens,
+                 int padded) {
   const int steps = a.head_dim / P::VALUES;
   for (int j = 0; j < padded; j += WIDTH) {
     typename P::A acc[R][COLUMNS];
-    tile<P, R>(acc, q.data + query * q.stride, q.stride, s.keys + static_cast<size_t>(j / WIDTH) * steps * STEP, STEP,
-               steps, {s.keys, 0});
+    tile<P, R>(acc, q.data + query * q.stride, q.stride,
+               s.keys + static_cast<size_t>(j / WIDTH) * steps * STEP, STEP, steps, {s.keys, 0});
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++)
-      store(s.logits + r * static_cast<size_t>(padded) + j + c * LANES, acc[r][c]);
+        store(s.logits + r * static_cast<size_t>(padded) + j + c * LANES, acc[r][c]);
   }
   if (WholeVectors::fits(a)) soften<P, WholeVectors>(a, s, query, R, tokens, padded);
   else if (TwoHalves::fits(a)) soften<P, TwoHalves>(a, s, query, R, tokens, padded);
@@ -511,8 +523,8 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
     UNROLL for (int c = 0; c < COLUMNS; c++) {
       const int channel = panel * WIDTH + c * LANES;
       if (channel < a.head_dim) {
-        UNROLL for (int r = 0; r < R; r++)
-          store_as(a.out_precision, a.out + (query + r) * a.out_stride, channel, mul(acc[r][c], set(s.sums[r])));
+        UNROLL for (int r = 0; r < R; r++) store_as(a.out_precision, a.out + (query + r) * a.out_stride,
+                                                    channel, mul(acc[r][c], set(s.sums[r])));
       }
     }
   }

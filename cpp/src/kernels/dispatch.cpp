@@ -25,7 +25,8 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
 #if defined(_MSC_VER) && !defined(__clang__)
   int r[4];
   __cpuidex(r, static_cast<int>(leaf), static_cast<int>(subleaf));
-  return {static_cast<unsigned>(r[0]), static_cast<unsigned>(r[1]), static_cast<unsigned>(r[2]), static_cast<unsigned>(r[3])};
+  return {static_cast<unsigned>(r[0]), static_cast<unsigned>(r[1]), static_cast<unsigned>(r[2]),
+          static_cast<unsigned>(r[3])};
 #else
   Registers r{0, 0, 0, 0};
   __get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d);
@@ -53,7 +54,8 @@ int find(const Kernels** tables) {
     const unsigned long long state = saved_state();
     const bool vectors = (state & 0x6) == 0x6, wide = (state & 0xe6) == 0xe6;
     const bool avx2 = vectors && bit(one.c, 12) && bit(seven.b, 5);  // FMA, AVX2
-    const bool avx512 = wide && avx2 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
+    const bool avx512 =
+        wide && avx2 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
     const bool vnni = avx512 && bit(seven.c, 11), bf16 = vnni && bit(more.a, 5);
     if (bf16) tables[count++] = avx512_bf16_kernels();
     if (vnni) tables[count++] = avx512_vnni_kernels();
@@ -69,7 +71,7 @@ int find(const Kernels** tables) {
 int find(const Kernels** tables) {
   int count = 0;
 #if defined(__linux__)
-  const bool dot = getauxval(AT_HWCAP) & (1ul << 20);          // HWCAP_ASIMDDP; older headers lack the names
+  const bool dot = getauxval(AT_HWCAP) & (1ul << 20);           // HWCAP_ASIMDDP; older headers lack the names
   const bool bf16 = dot && getauxval(AT_HWCAP2) & (1ul << 14);  // HWCAP2_BF16
   if (bf16) tables[count++] = neon_bf16_kernels();
   if (dot) tables[count++] = neon_dot_kernels();
@@ -100,7 +102,8 @@ int kernel_tables(const Kernels* const** tables) {
 }
 
 size_t attention_scratch(int tokens, int head_dim) {
-  const size_t padded = static_cast<size_t>(round_up(tokens, 32)), head = static_cast<size_t>(round_up(head_dim, 32));
+  const size_t padded = static_cast<size_t>(round_up(tokens, 32)),
+               head = static_cast<size_t>(round_up(head_dim, 32));
   const size_t keys = padded * head * 4, queries = padded * head * 2, values = padded * head * 2;
   const size_t rows = 16;  // at most, of a tile; sums are written in whole vectors
   return keys + queries + values + (rows * padded + padded + 64 + 2 * rows) * sizeof(float);

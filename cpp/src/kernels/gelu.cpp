@@ -16,7 +16,8 @@ GeluTable<PIECES>::GeluTable() {
       difference[i] = 0.5 * std::erf((piece + at[i]) * GELU_END / PIECES / std::sqrt(2.0));
     }
     for (int order = 1; order < 4; order++)  // divided differences (Newton)
-      for (int i = 3; i >= order; i--) difference[i] = (difference[i] - difference[i - 1]) / (at[i] - at[i - order]);
+      for (int i = 3; i >= order; i--)
+        difference[i] = (difference[i] - difference[i - 1]) / (at[i] - at[i - order]);
     double power[4] = {difference[3], 0, 0, 0};  // Newton's form to powers of f
     for (int i = 2; i >= 0; i--) {
       for (int j = 3; j > 0; j--) power[j] = power[j - 1] - at[i] * power[j];

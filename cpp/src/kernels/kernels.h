@@ -1,11 +1,12 @@
 // The arithmetic of the network as a table of plain functions, one table per instruction set.
 //
-// reference.cpp is the specification: loops that say what each function computes. body.h is the fast twin, compiled
-// once per instruction set over the vector types of that set. Both have the same table, so a test can hold any
-// function of any set against the reference, and the network (forward.cpp) does not know which one it runs.
+// reference.cpp is the specification: loops that say what each function computes. body.h is the fast twin,
+// compiled once per instruction set over the vector types of that set. Both have the same table, so a test
+// can hold any function of any set against the reference, and the network (forward.cpp) does not know which
+// one it runs.
 //
-// Matrix products take activations as rows ("operands") and weights as panels. A step of a product is four bytes of
-// a row: one float, two bfloat16 or four int8, so that the loops are the same in every precision.
+// Matrix products take activations as rows ("operands") and weights as panels. A step of a product is four
+// bytes of a row: one float, two bfloat16 or four int8, so that the loops are the same in every precision.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +32,12 @@ struct Operand {
   }
 };
 
-// Weights [outs, in] as panels: data[panel][step][column of the panel][value of the step], zeros where padded.
-// int8: value = (data - 128) * scale[out]; stored with 128 added, since the products of x86 take one unsigned side.
+// Weights [outs, in] as panels: data[panel][step][column of the panel][value of the step], zeros where
+// padded. int8: value = (data - 128) * scale[out]; stored with 128 added, since the products of x86 take one
+// unsigned side.
 struct Packed {
   Precision precision = Precision::fp32;
-  int outs = 0, in = 0;     // of the matrix
+  int outs = 0, in = 0;  // of the matrix
   int panels = 0, steps = 0;
   const unsigned char* data = nullptr;
   const float* bias = nullptr;   // [panels * width], zeros where there is none
@@ -45,11 +47,11 @@ struct Packed {
 // One head of one window.
 // q, k and v lie in rows of the qkv product: q at qkv, k at qkv + dim, v at qkv + 2 * dim floats.
 struct Attention {
-  const float* qkv;    // [tokens] rows of stride floats, at the head's first channel
-  size_t stride;       // floats
-  int dim, head_dim;   // head_dim is a multiple of 16
-  int rows, cols;      // of the window, in tokens
-  float scale;         // exp of the clamped logit scale
+  const float* qkv;   // [tokens] rows of stride floats, at the head's first channel
+  size_t stride;      // floats
+  int dim, head_dim;  // head_dim is a multiple of 16
+  int rows, cols;     // of the window, in tokens
+  float scale;        // exp of the clamped logit scale
   // Position bias by offset, mirrored so that the keys of a row lie in order:
   // bias of query (r, c) and key (s, t) = table[(r - s + rows - 1) * (2 * cols - 1) + (t - c + cols - 1)].
   const float* table;
@@ -58,7 +60,7 @@ struct Attention {
   const unsigned char* region;
   const float* masks;
   size_t masks_stride;
-  unsigned char* out;   // [tokens] rows of out_stride bytes: head_dim values in out_precision (fp32 or bf16)
+  unsigned char* out;  // [tokens] rows of out_stride bytes: head_dim values in out_precision (fp32 or bf16)
   size_t out_stride;
   Precision out_precision;
   Precision precision;  // of the two products: fp32 or bf16
@@ -69,9 +71,10 @@ struct Kernels {
   int width;  // columns of a panel
   bool bf16, int8;
 
-  // out[r, o] = sum_i x[r, i] * w[o, i] + bias[o]   for the columns of the panels first to last (not included)
-  // out: rows of out_stride floats with room for whole panels.
-  void (*linear)(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last);
+  // out[r, o] = sum_i x[r, i] * w[o, i] + bias[o]   for the columns of the panels first to last (not
+  // included) out: rows of out_stride floats with room for whole panels.
+  void (*linear)(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first,
+                 int last);
 
   // The same followed by GELU (erf), into fp32 or bf16 rows.
   void (*linear_gelu)(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last);
@@ -108,18 +111,25 @@ const Kernels* neon_bf16_kernels();
 // Packs weights [outs, in] (row-major floats) for a width. data: packed_bytes() of room, aligned to 64.
 // int8: one scale per out, of which the largest weight is 127.
 size_t packed_bytes(Precision precision, int outs, int in, int width);
-void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data, float* scale);
+void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data,
+          float* scale);
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // float -> bfloat16, rounding to nearest even, as the hardware does; NaN stays NaN.
 inline uint16_t to_bf16(float value) {
-  union { float f; uint32_t u; } x{value};
+  union {
+    float f;
+    uint32_t u;
+  } x{value};
   if ((x.u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((x.u >> 16) | 0x40);
   return static_cast<uint16_t>((x.u + 0x7fffu + ((x.u >> 16) & 1)) >> 16);
 }
 inline float from_bf16(uint16_t value) {
-  union { uint32_t u; float f; } x{static_cast<uint32_t>(value) << 16};
+  union {
+    uint32_t u;
+    float f;
+  } x{static_cast<uint32_t>(value) << 16};
   return x.f;
 }
 

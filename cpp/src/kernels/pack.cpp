@@ -18,7 +18,8 @@ constexpr int BLOCK = 16;  // steps of a row at a time: what they touch of a pan
 
 // Values of one row into its column of a panel; encode(value, to) writes one of them.
 template <int VALUES, class Encode>
-void pack_row(const float* row, int in, int width, unsigned char* column, int first, int last, const Encode& encode) {
+void pack_row(const float* row, int in, int width, unsigned char* column, int first, int last,
+              const Encode& encode) {
   const size_t step = static_cast<size_t>(width) * 4;
   for (int k = first; k < last; k++)
     for (int v = 0; v < VALUES; v++)
@@ -33,8 +34,8 @@ void pack_panels(const float* w, int outs, int in, int width, unsigned char* dat
       for (int c = 0; c < width && panel * width + c < outs; c++) {
         const int o = panel * width + c;
         pack_row<VALUES>(w + static_cast<size_t>(o) * in, in, width,
-                         data + static_cast<size_t>(panel) * steps * width * 4 + c * 4, k, k + BLOCK < steps ? k + BLOCK : steps,
-                         encode_of(o));
+                         data + static_cast<size_t>(panel) * steps * width * 4 + c * 4, k,
+                         k + BLOCK < steps ? k + BLOCK : steps, encode_of(o));
       }
 }
 
@@ -49,8 +50,10 @@ float largest(const float* row, int in) {
 
 }  // namespace
 
-void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data, float* scale) {
-  std::memset(data, precision == Precision::int8 ? 128 : 0, packed_bytes(precision, outs, in, width));  // zeros
+void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data,
+          float* scale) {
+  std::memset(data, precision == Precision::int8 ? 128 : 0,
+              packed_bytes(precision, outs, in, width));  // zeros
   if (precision == Precision::fp32) {
     const auto encode = [](float value, unsigned char* to) { std::memcpy(to, &value, 4); };
     return pack_panels<1>(w, outs, in, width, data, [&](int) { return encode; });

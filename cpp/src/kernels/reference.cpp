@@ -11,8 +11,8 @@ namespace swinv2 {
 namespace {
 
 constexpr int WIDTH = 16;
-constexpr double EPSILON = 1e-5;       // of LayerNorm
-constexpr double NORM_FLOOR = 1e-12;   // of q and k, as in torch.nn.functional.normalize
+constexpr double EPSILON = 1e-5;      // of LayerNorm
+constexpr double NORM_FLOOR = 1e-12;  // of q and k, as in torch.nn.functional.normalize
 
 float value_of(const Operand& x, int row, int i) {
   const unsigned char* data = x.data + row * x.stride;
@@ -29,13 +29,15 @@ void set_value(const Operand& x, int row, int i, float value) {
 
 double product(const Operand& x, int row, const Packed& w, int out) {
   const int values = values_of_step(w.precision);
-  const unsigned char* panel = w.data + static_cast<size_t>(out / WIDTH) * w.steps * WIDTH * 4 + (out % WIDTH) * 4;
+  const unsigned char* panel =
+      w.data + static_cast<size_t>(out / WIDTH) * w.steps * WIDTH * 4 + (out % WIDTH) * 4;
   double sum = 0;
   for (int i = 0; i < w.steps * values; i++) {
     const unsigned char* at = panel + static_cast<size_t>(i / values) * WIDTH * 4;
     double weight;
     if (w.precision == Precision::fp32) weight = reinterpret_cast<const float*>(at)[0];
-    else if (w.precision == Precision::bf16) weight = from_bf16(reinterpret_cast<const uint16_t*>(at)[i % values]);
+    else if (w.precision == Precision::bf16)
+      weight = from_bf16(reinterpret_cast<const uint16_t*>(at)[i % values]);
     else weight = at[i % values] - 128;
     sum += weight * value_of(x, row, i);
   }
@@ -45,7 +47,8 @@ double product(const Operand& x, int row, const Packed& w, int out) {
 
 void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
   for (int r = 0; r < rows; r++)
-    for (int o = first * WIDTH; o < last * WIDTH; o++) out[r * out_stride + o] = static_cast<float>(product(x, r, w, o));
+    for (int o = first * WIDTH; o < last * WIDTH; o++)
+      out[r * out_stride + o] = static_cast<float>(product(x, r, w, o));
 }
 
 void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
@@ -123,13 +126,15 @@ void attention(const Attention& a, unsigned char*) {
     for (double& w : weight) total += w = std::exp(w - largest);
     for (int c = 0; c < a.head_dim; c++) {
       double sum = 0;
-      for (int j = 0; j < tokens; j++) sum += weight[static_cast<size_t>(j)] * a.qkv[j * a.stride + 2 * static_cast<size_t>(a.dim) + c];
+      for (int j = 0; j < tokens; j++)
+        sum += weight[static_cast<size_t>(j)] * a.qkv[j * a.stride + 2 * static_cast<size_t>(a.dim) + c];
       set_value(out, i, c, static_cast<float>(sum / total));
     }
   }
 }
 
-constexpr Kernels TABLE{"reference", WIDTH, true, true, linear, linear_gelu, encode, norm, add_norm, attention};
+constexpr Kernels TABLE{"reference", WIDTH,  true, true,     linear,
+                        linear_gelu, encode, norm, add_norm, attention};
 
 }  // namespace
 
