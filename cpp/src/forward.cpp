@@ -299,8 +299,12 @@ static void project(const Kernels& k, Team& team, unsigned char* memory, size_t 
     for (int64_t row = first; row < last; row += GROUP) {
       const int count = static_cast<int>(std::min<int64_t>(GROUP, last - row));
       for (int r = 0; r < count; r++) {
-        gather(row + r, values);
-        k.encode(x, r, values, in, padded);
+        if (x.precision == Precision::fp32) {  // is what it is made of
+          gather(row + r, reinterpret_cast<float*>(x.data + static_cast<size_t>(r) * x.stride));
+        } else {
+          gather(row + r, values);
+          k.encode(x, r, values, in, padded);
+        }
       }
       k.linear(y, stride, x, count, linear.packed, 0, linear.packed.panels);
       for (int r = 0; r < count; r++)
@@ -327,9 +331,15 @@ void Network::embed(const float* images, int batch, const Geometry& g, float* x)
     const int top = token / grid.cols * patch, left = token % grid.cols * patch;
     for (int c = 0; c < channels; c++)
       for (int i = 0; i < patch; i++, to += patch) {
-        const int inside = top + i < height ? std::min(patch, width - left) : 0;  // zeros beyond the image
         const float* from =
             images + ((static_cast<int64_t>(image) * channels + c) * height + top + i) * width + left;
+        if (top + i < height && left + patch <= width) {
+          if (patch == 4)
+            std::memcpy(to, from, 4 * sizeof(float));  // one instruction where the size is known
+          else std::memcpy(to, from, static_cast<size_t>(patch) * sizeof(float));
+          continue;
+        }
+        const int inside = top + i < height ? width - left : 0;  // zeros beyond the image
         for (int j = 0; j < patch; j++) to[j] = j < inside ? from[j] : 0;
       }
   };
