@@ -157,7 +157,7 @@ LinearTile tile_of(int rows, Rows<R...>) {
   return tiles[rows - 1];
 }
 
-LinearTile choose_tile(Precision precision, int rows) {
+LinearTile choose_tile([[maybe_unused]] Precision precision, int rows) {
 #if HAS_BF16
   if (precision == Precision::bf16) return tile_of<Bf16>(rows, AllRows{});
 #endif
