@@ -1,5 +1,16 @@
 # One file per instruction set, compiled for it; dispatch.cpp looks at run time which of them the processor has.
 
+# GCC aligns the stack to 16 bytes on Windows and spills wider vectors there as if it were aligned to 32 and 64 (its bug
+# 54412), which ends programs. Debian's compiler is patched; elsewhere the assembler writes moves that need no alignment.
+set(unaligned "")
+if(MINGW AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-Wa,-muse-unaligned-vector-move SWINV2_UNALIGNED_MOVES)  # binutils 2.38
+  if(SWINV2_UNALIGNED_MOVES)
+    set(unaligned -Wa,-muse-unaligned-vector-move)
+  endif()
+endif()
+
 function(swinv2_kernels name msvc others)
   set(file ${CMAKE_CURRENT_SOURCE_DIR}/src/kernels/${name}.cpp)
   target_sources(swinv2_objects PRIVATE ${file})
@@ -7,7 +18,7 @@ function(swinv2_kernels name msvc others)
     set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${msvc}")
   else()
     set(gcc $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC 12 says that of its own headers
-    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;${gcc};${others}")
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;${gcc};${unaligned};${others}")
   endif()
 endfunction()
 
