@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import struct
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from built import built
 
 from swinv2 import artifact
 from swinv2.artifact import KEY, Record
@@ -25,9 +25,7 @@ from swinv2.preprocess import Preprocess
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = os.environ.get("SWINV2_PRINT_ARTIFACT", "")
-if not PROGRAM:
-    pytest.skip("SWINV2_PRINT_ARTIFACT names no cpp/tests/print_artifact", allow_module_level=True)
+PROGRAM = built("print_artifact")
 
 # Where the engine is stricter than Python, and why.
 STRICTER = re.compile(

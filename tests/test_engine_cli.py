@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from built import built
 from exports import small_model, write_small
 from PIL import Image
 
 from swinv2 import Predictor
 from swinv2.preprocess import Preprocess
 
-TOOL = os.environ.get("SWINV2_CLI", "")
-if not TOOL:
-    pytest.skip("SWINV2_CLI names no swinv2-cli", allow_module_level=True)
+TOOL = built("swinv2-cli")
 
 
 def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess:

@@ -323,7 +323,7 @@ def test_the_verb_is_a_function_as_well(path, photo):
 def test_a_session_of_a_model_in_memory_predicts(model, path, photo):
     answer, expected = (
         Predictor(TorchSession(model, device="cpu"))(photo),
-        Predictor(path, device="cpu")(photo),
+        Predictor(path, runtime="torch", device="cpu")(photo),
     )
     assert answer == expected
 
@@ -352,7 +352,7 @@ class Mean(Session):
     def run(self, images): return images.mean((2, 3))
 print(Predictor(Mean())({str(photos / "9.png")!r}).top.name)
 try:
-    Predictor("model.safetensors")
+    Predictor("model.safetensors", runtime="torch")
 except ImportError as error:
     print(error)
 """

@@ -13,7 +13,8 @@ import torch
 from swinv2 import artifact, runtimes
 from swinv2.artifact import Record
 from swinv2.preprocess import Preprocess
-from swinv2.runtimes import RUNTIMES, Session, choose, open_session
+from swinv2.runtimes import RUNTIMES, Session, Unsupported, choose, engine, open_session
+from swinv2.runtimes import torch as torch_runtime
 from swinv2.runtimes.torch import TorchSession
 
 TORCH = RUNTIMES["torch"]
@@ -55,7 +56,12 @@ def two(monkeypatch):
         precisions=("fp32",), package="numpy", extra="thing", module="thing_runtime",
     )  # fmt: skip
     monkeypatch.setattr(runtimes, "RUNTIMES", {"thing": row, "torch": TORCH})
+    monkeypatch.setattr(runtimes, "ORDER", {"cpu": (), "other": ()})
     return row
+
+
+def absent():
+    raise Unsupported("the engine was not built")
 
 
 def images(batch: int = 3, seed: int = 0) -> np.ndarray:
@@ -77,7 +83,7 @@ def error(found: np.ndarray, exact: np.ndarray) -> float:
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 2e-5), ("bf16", 5e-2), ("fp16", 1e-2)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_session_gives_the_logits_of_the_model(path, model, precision, limit, batch):
-    with open_session(path, device="cpu", precision=precision) as session:
+    with open_session(path, "torch", device="cpu", precision=precision) as session:
         logits = session.run(images(batch))
     assert (logits.dtype, logits.shape) == (np.float32, (batch, 7))
     assert error(logits, eager(model, images(batch))) < limit
@@ -99,7 +105,7 @@ def test_the_model_of_a_session_is_not_changed(model):
 
 
 def test_a_session_says_what_it_is(path):
-    session = open_session(path, device="cpu")
+    session = open_session(path, "torch", device="cpu")
     assert (session.runtime, session.device, session.precision) == ("torch", "cpu", "fp32")
     assert session.record.classes == tuple("abcdefg")
 
@@ -129,7 +135,7 @@ def test_logits_do_not_depend_on_memory_layout(model):
 def test_threads_are_set(path):
     before = torch.get_num_threads()
     try:
-        open_session(path, device="cpu", threads=1)
+        open_session(path, "torch", device="cpu", threads=1)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -155,10 +161,11 @@ def test_cuda_gives_the_logits_of_the_model(model, precision, limit):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"runtime": "tensorflow"}, "no runtime is called 'tensorflow'; there are auto, torch"),
+        ({"runtime": "tensorflow"}, "no runtime is called 'tensorflow'; there are auto, engine, torch"),
         ({"device": "tpu"}, "torch runs on cpu, cuda, mps, not on 'tpu'"),
         ({"device": "cuda:x"}, "'cuda:x' is no device"),
-        ({"precision": "int8"}, "torch computes in fp32, bf16, fp16, not in 'int8'"),
+        ({"precision": "int3"}, "torch computes in fp32, bf16, fp16, not in 'int3'"),
+        ({"runtime": "torch", "precision": "int8"}, "torch computes in fp32, bf16, fp16, not in 'int8'"),
         ({"threads": 0}, "threads is 0; give at least 1"),
     ],
 )
@@ -170,8 +177,24 @@ def test_impossible_options_are_refused(options, words):
 @pytest.mark.parametrize(
     "name", ["swinv2_tiny_window8_256", "swinv2_tiny_window8_256.ms_in1k", "owner/repo", "m.safetensors"]
 )
-def test_names_and_artifacts_go_to_torch(name):
+def test_names_and_artifacts_go_to_the_engine_and_then_to_torch(name, monkeypatch):
+    monkeypatch.setattr(engine, "library", absent)
+    monkeypatch.setattr(runtimes.accelerators, "signs", lambda: False)
     assert choose(name) is TORCH
+    monkeypatch.setattr(engine, "unsupported", lambda device, precision: None)
+    assert choose(name) is RUNTIMES["engine"]
+    assert choose(name, precision="fp16") is TORCH
+    assert choose(name, "torch") is TORCH
+
+
+def test_a_gpu_goes_before_the_engine(monkeypatch):
+    monkeypatch.setattr(engine, "unsupported", lambda device, precision: None)
+    monkeypatch.setattr(runtimes.accelerators, "signs", lambda: True)
+    monkeypatch.setattr(torch_runtime, "fastest_device", lambda: "cuda")
+    assert choose("m.safetensors") is TORCH
+    assert choose("m.safetensors", device="cpu") is RUNTIMES["engine"]
+    monkeypatch.setattr(torch_runtime, "fastest_device", lambda: "cpu")
+    assert choose("m.safetensors") is RUNTIMES["engine"]
 
 
 def test_the_suffix_chooses(two):
@@ -185,6 +208,16 @@ def test_the_first_row_that_can_is_preferred(two):
 
 def test_a_row_that_cannot_is_passed_over(two):
     assert choose("a.safetensors", precision="bf16") is TORCH
+
+
+def test_a_row_that_refuses_the_model_is_passed_over(two, path, monkeypatch):
+    monkeypatch.setattr(sys.modules["thing_runtime"], "open", lambda source, **options: absent())
+    assert open_session(path, device="cpu").runtime == "torch"
+    with pytest.raises(ValueError, match=r"^the engine was not built$"):
+        open_session(path, "thing")
+    monkeypatch.setitem(runtimes.RUNTIMES, "torch", replace(TORCH, package="no_such_package"))
+    with pytest.raises(ImportError, match=r"here: the engine was not built; needs no_such_package -- pip"):
+        open_session(path)
 
 
 def test_a_named_runtime_is_not_replaced(two):

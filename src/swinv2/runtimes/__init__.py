@@ -198,9 +198,10 @@ def _candidates(source: str | os.PathLike[str], runtime: str, device: str) -> li
     rows = [row for row in RUNTIMES.values() if _opens(row, source)]
     if runtime == "auto":
         return sorted(rows, key=_place(device, rows))
-    if RUNTIMES[runtime] not in rows:
-        raise ValueError(f"{runtime} does not open {source}; it opens {', '.join(RUNTIMES[runtime].suffixes)}")
-    return [RUNTIMES[runtime]]
+    row = RUNTIMES[runtime]
+    if row not in rows:
+        raise ValueError(f"{runtime} does not open {source}; it opens {', '.join(row.suffixes)}")
+    return [row]
 
 
 def _refusal(source: str | os.PathLike[str], reasons: dict[Runtime, str]) -> Exception:

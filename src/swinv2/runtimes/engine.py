@@ -12,8 +12,18 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import (
-    CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p,
-)  # fmt: skip
+    CDLL,
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_void_p,
+)
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -181,11 +191,13 @@ def library() -> CDLL:
     path = next((place for place in _places() if place.is_file()), None)
     if named := os.environ.get(VARIABLE):
         if path is None:
-            raise Unsupported(f"{VARIABLE} is {named}, and there is no such file; give the library or unset it")
+            raise Unsupported(
+                f"{VARIABLE} is {named}, and there is no such file; give the library or unset it"
+            )
     elif path is None:
         raise Unsupported(
-            "the engine was not built when swinv2 was installed, for want of a C++ compiler; install one (Debian: "
-            "apt-get install g++) and install swinv2 again: pip install --force-reinstall --no-deps"
+            "the engine was not built when swinv2 was installed: it needs a C++17 compiler (Debian: apt-get install "
+            "g++); then run `pip install --force-reinstall --no-deps .` in the clone of swinv2"
         )
     try:
         engine = CDLL(os.fspath(path))
@@ -202,7 +214,7 @@ def _places() -> list[Path]:
 
     if named := os.environ.get(VARIABLE):
         return [Path(named)]
-    # Of an installation that points to a clone, the second folder has what was built.
+    # An installation that points to a clone has two folders, and what was built is in the other one.
     return [Path(folder, name) for folder in swinv2.__path__ for name in NAMES]
 
 
