@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -14,6 +13,7 @@
 #include "artifact.h"
 #include "error.h"
 #include "image/image.h"
+#include "mapping.h"
 #include "network.h"
 #include "swinv2.h"
 
@@ -181,20 +181,6 @@ int top_of(swinv2_model& model, const std::vector<float>& tensor, int k, swinv2_
   return count;
 }
 
-std::vector<unsigned char> contents(const char* path) {
-  need(path, "path");
-  std::FILE* file = std::fopen(path, "rb");
-  if (!file) throw Error(SWINV2_NO_FILE, std::string(path) + ": " + std::strerror(errno));
-  std::vector<unsigned char> bytes;
-  unsigned char buffer[1 << 16];
-  size_t n;
-  while ((n = std::fread(buffer, 1, sizeof buffer, file)) > 0) bytes.insert(bytes.end(), buffer, buffer + n);
-  const bool failed = std::ferror(file) != 0;
-  std::fclose(file);
-  if (failed) throw Error(SWINV2_NO_FILE, std::string(path) + " cannot be read");
-  return bytes;
-}
-
 }  // namespace
 
 extern "C" {
@@ -252,7 +238,8 @@ const char* swinv2_record(const swinv2_model* model) { return model ? model->rec
 int swinv2_classify_file(swinv2_model* model, const char* path, int k, swinv2_score* top) {
   return guarded([&] {
     need(model, "model");
-    const std::vector<unsigned char> bytes = contents(path);
+    need(path, "path");
+    const std::vector<unsigned char> bytes = read_file(path);
     std::vector<float> tensor = room(*model);
     try {
       prepare_bytes(*model, bytes.data() ? bytes.data() : reinterpret_cast<const unsigned char*>(""),

@@ -4,7 +4,11 @@
 
 #include "mapping.h"
 
+#include <cerrno>
 #include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <system_error>
 
 #include "error.h"
 
@@ -19,9 +23,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <system_error>
 #endif
 
 namespace swinv2 {
@@ -141,5 +142,21 @@ void Mapping::forget() const {
 }
 
 #endif
+
+std::vector<unsigned char> read_file(const std::string& path) {
+#ifdef _WIN32
+  std::FILE* opened = _wfopen(wide(path).c_str(), L"rb");
+#else
+  std::FILE* opened = std::fopen(path.c_str(), "rb");
+#endif
+  if (!opened) fail(path, "cannot be opened: " + std::generic_category().message(errno));
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(opened, std::fclose);
+  std::vector<unsigned char> bytes;
+  unsigned char buffer[1 << 16];
+  while (const size_t count = std::fread(buffer, 1, sizeof buffer, opened))
+    bytes.insert(bytes.end(), buffer, buffer + count);
+  if (std::ferror(opened)) fail(path, "cannot be read: " + std::generic_category().message(errno));
+  return bytes;
+}
 
 }  // namespace swinv2

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 namespace swinv2 {
 
@@ -25,5 +26,8 @@ class Mapping {
   const unsigned char* bytes_ = nullptr;
   size_t size_ = 0;
 };
+
+// The whole of a file, or of a pipe under that name. path is UTF-8; throws Error NO_FILE.
+std::vector<unsigned char> read_file(const std::string& path);
 
 }  // namespace swinv2

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -93,7 +94,7 @@ std::string read(const std::string& file) {
     bytes.assign(std::istreambuf_iterator<char>(std::cin), {});
     return bytes;
   }
-  std::ifstream stream(file, std::ios::binary);
+  std::ifstream stream(std::filesystem::u8path(file), std::ios::binary);
   if (stream) bytes.assign(std::istreambuf_iterator<char>(stream), {});
   if (!stream || stream.bad()) throw Failure{PARTIAL, file + " cannot be read: " + std::strerror(errno)};
   return bytes;

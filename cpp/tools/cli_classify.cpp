@@ -62,15 +62,15 @@ std::vector<Answer> refusals_and_files(const std::vector<std::string>& images) {
   std::vector<Answer> answers;  // not answered yet
   for (const std::string& image : images) {
     std::error_code error;
-    if (!fs::is_directory(fs::path(image), error)) {
+    if (!fs::is_directory(fs::u8path(image), error)) {
       answers.push_back({image, "", {}});
       continue;
     }
     std::set<fs::path> seen;
     std::vector<fs::path> files;
-    find_below(image, &seen, &files);
+    find_below(fs::u8path(image), &seen, &files);
     std::sort(files.begin(), files.end());
-    for (const fs::path& file : files) answers.push_back({file.string(), "", {}});
+    for (const fs::path& file : files) answers.push_back({file.u8string(), "", {}});
     if (files.empty())
       answers.push_back({image, image + " is a folder without images (.jpg, .png, .webp and so on)", {}});
   }

@@ -45,7 +45,7 @@ void write_npy(const fs::path& path, const float* values, size_t count, const st
   file << begin << head;
   file.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(count * sizeof(float)));
   file.close();
-  if (!file) throw Failure{FAILED, path.string() + " cannot be written"};
+  if (!file) throw Failure{FAILED, path.u8string() + " cannot be written"};
 }
 
 void keep(Dump* dump, const char* name, const float* values, std::vector<int64_t> shape) {
@@ -80,7 +80,7 @@ Exit dump(const Arguments& arguments) {
 
   Dump dump;
   if (!arguments.output.empty()) {
-    dump.folder = arguments.output;
+    dump.folder = fs::u8path(arguments.output);
     std::error_code error;
     fs::create_directories(dump.folder, error);
     if (error) throw Failure{FAILED, arguments.output + " cannot be made: " + error.message()};

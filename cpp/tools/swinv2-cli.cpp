@@ -7,6 +7,16 @@
 
 #include "cli.h"
 
+#if defined(_WIN32)
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+// after windows.h
+#include <shellapi.h>
+#endif
+
 namespace cli {
 namespace {
 
@@ -55,11 +65,11 @@ void read_size(const std::string& text, Arguments* arguments) {
   arguments->width = whole_number("--size", text.substr(cross + 1), 1);
 }
 
-Arguments parse(int argc, char** argv) {
+Arguments parse(const std::vector<std::string>& given) {
   Arguments arguments;
   std::vector<std::string> words;
-  for (int i = 1; i < argc; ++i) {
-    std::string name = argv[i], value;
+  for (size_t i = 0; i < given.size(); ++i) {
+    std::string name = given[i], value;
     if (name.compare(0, 2, "--") != 0) {
       words.push_back(name);
       continue;
@@ -71,8 +81,8 @@ Arguments parse(int argc, char** argv) {
     if (const size_t equals = name.find('='); equals != std::string::npos) {
       value = name.substr(equals + 1);
       name.resize(equals);
-    } else if (i + 1 < argc) {
-      value = argv[++i];
+    } else if (i + 1 < given.size()) {
+      value = given[++i];
     } else {
       misused(name + " stands at the end; options other than --json take a value");
     }
@@ -118,14 +128,13 @@ Exit run(const Arguments& arguments) {
   misused(arguments.command + " is no command; give classify, bench, dump or info");
 }
 
-int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "--help") || !std::strcmp(argv[i], "-h"))
-      return std::fputs(USAGE_TEXT, stdout), DONE;
-    if (!std::strcmp(argv[i], "--version")) return std::puts(swinv2_build()), DONE;
+int main(const std::vector<std::string>& given) {
+  for (const std::string& word : given) {
+    if (word == "--help" || word == "-h") return std::fputs(USAGE_TEXT, stdout), DONE;
+    if (word == "--version") return std::puts(swinv2_build()), DONE;
   }
   try {
-    return run(parse(argc, argv));
+    return run(parse(given));
   } catch (const Failure& failure) {
     std::fprintf(stderr, "swinv2-cli: %s\n", failure.sentence.c_str());
     return failure.exit;
@@ -174,4 +183,23 @@ Exit info(const Arguments& arguments) {
 
 }  // namespace cli
 
-int main(int argc, char** argv) { return cli::main(argc, argv); }
+#if defined(_WIN32)
+// Windows gives main() the words in the user's code page, which lacks most characters; here all text is UTF-8.
+int main() {
+  SetConsoleOutputCP(CP_UTF8);
+  int count = 0;
+  wchar_t** words = CommandLineToArgvW(GetCommandLineW(), &count);
+  std::vector<std::string> given;
+  for (int i = 1; i < count; ++i) {
+    const int size = WideCharToMultiByte(CP_UTF8, 0, words[i], -1, nullptr, 0, nullptr, nullptr);
+    std::string word(static_cast<size_t>(size), '\0');
+    WideCharToMultiByte(CP_UTF8, 0, words[i], -1, &word[0], size, nullptr, nullptr);
+    word.pop_back();  // the zero
+    given.push_back(word);
+  }
+  LocalFree(words);
+  return cli::main(given);
+}
+#else
+int main(int argc, char** argv) { return cli::main({argv + 1, argv + argc}); }
+#endif
