@@ -1,11 +1,16 @@
-# make demo | test | check | test-slow | gpu | clean
-# Every target prepares .venv by itself, and only when pyproject.toml changed.
+# make demo | test | test-engine | check | test-slow | gpu | engine | bench | docs | clean
+# Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
 BIN    := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check test-slow gpu bench docs clean
+# The engine as the tests want it, with all decoders of the system; that inside the package has none.
+ENGINE := $(CURDIR)/build/engine
+test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
+test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
+
+.PHONY: demo test test-engine check test-slow gpu engine libraries bench docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
@@ -14,9 +19,14 @@ demo: .venv/.train          ## train, evaluate and predict on an embedded data s
 NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
             torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format)
 
-test: .venv/.test           ## everything that a CPU can show
+test: engine                ## everything that a CPU can show
+	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix --ignore=,$(NATIVE))
 	for file in $(NATIVE); do $(BIN)/python -m pytest -q -m "not slow and not gpu" $$file || exit 1; done
+
+test-engine: engine         ## what concerns the engine alone, the slow tests too
+	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
+	$(BIN)/python -m pytest tests/test_engine*.py
 
 check: .venv/.dev           ## before every commit: lint, types, layers, fast tests
 	$(BIN)/ruff check .
@@ -24,11 +34,15 @@ check: .venv/.dev           ## before every commit: lint, types, layers, fast te
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -x tests/test_layers.py tests/test_config.py tests/test_counts.py tests/test_ops.py
 
-test-slow: .venv/.test      ## full-size models, compilers, long blocks of the documents
+test-slow: engine           ## full-size models, compilers, long blocks of the documents
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 gpu: .venv/.test            ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+engine: .venv/.test         ## build cpp/ into build/engine: library, swinv2-cli, tests
+	$(BIN)/cmake -S cpp -B $(ENGINE) -G Ninja -DSWINV2_TESTS=ON --log-level=WARNING
+	$(BIN)/cmake --build $(ENGINE)
 
 bench: .venv/.test          ## ours against timm, transformers and torchvision, in interleaved runs
 	$(BIN)/python benchmarks/inference.py
@@ -41,12 +55,17 @@ clean:                      ## everything that was made here, the environment to
 	rm -rf .venv build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per set of dependencies (the extras of pyproject.toml). doctor refuses a torch and a torchvision that
-# were not made for each other.
-.venv/.%: pyproject.toml | .venv/bin/python
+# One stamp per set of dependencies (the extras of pyproject.toml). The installation compiles the engine that lies in
+# the package. doctor refuses a torch and a torchvision that were not made for each other.
+.venv/.%: pyproject.toml $(shell find cpp/CMakeLists.txt cpp/cmake cpp/include cpp/src -type f) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	$(BIN)/python -m swinv2 doctor --quiet
 	@touch $@
+
+.venv/.test .venv/.dev: | libraries
+
+libraries:
+	@cpp/libraries.sh
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(os.environ.get("SWINV2_BUILD") or Path(__file__).parents[1] / "build" / "engine")
+LIBRARY = "libswinv2.dylib" if sys.platform == "darwin" else "libswinv2.so"
 
 
 def built(name: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from built import built
+from built import LIBRARY, built
 from PIL import Image
 from test_images import BAD, GOOD
 
@@ -25,7 +25,7 @@ import seeds_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 
-LIBRARY = built("libswinv2.so")  # that of the package decodes nothing: there Pillow does
+DECODING = built(LIBRARY)  # that of the package decodes nothing: there Pillow does
 
 DECODERS = {".jpg": "jpeg", ".mpo": "jpeg", ".png": "png", ".webp": "webp", ".ppm": "pnm"}
 
@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.models = folder, {}
-        self.library = library = ctypes.CDLL(LIBRARY)
+        self.library = library = ctypes.CDLL(os.fspath(DECODING))
         library.swinv2_last_error.restype = library.swinv2_build.restype = ctypes.c_char_p
         library.swinv2_open.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
         library.swinv2_prepare_bytes.argtypes = [
