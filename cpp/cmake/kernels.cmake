@@ -17,7 +17,7 @@ function(swinv2_kernels name msvc others)
   if(MSVC)
     set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${msvc}")
   else()
-    set(gcc $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC 12 says that of its own headers
+    set(gcc "$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized>")  # GCC 12 says that of its headers
     set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;${gcc};${unaligned};${others}")
   endif()
 endfunction()

@@ -138,7 +138,8 @@ Mapping::~Mapping() {
 }
 
 void Mapping::forget() const {
-  if (bytes_) madvise(const_cast<unsigned char*>(bytes_), size_, MADV_DONTNEED);  // of a file: nothing is lost
+  if (bytes_)
+    madvise(const_cast<unsigned char*>(bytes_), size_, MADV_DONTNEED);  // of a file: nothing is lost
 }
 
 #endif

@@ -5,12 +5,13 @@
 //     return finish();
 #pragma once
 
+#include <atomic>
 #include <cstdio>
 #include <string>
 
 #define CHECK(...) check(__FILE__, __LINE__, #__VA_ARGS__, __VA_ARGS__)
 
-inline int checks_made = 0, checks_failed = 0;
+inline std::atomic<int> checks_made{0}, checks_failed{0};  // tests have threads
 
 inline void check(const char* file, int line, const char* code, bool claim, const std::string& text = "") {
   checks_made++;
@@ -20,6 +21,6 @@ inline void check(const char* file, int line, const char* code, bool claim, cons
 }
 
 inline int finish() {
-  std::printf("%d checks, %d failed\n", checks_made, checks_failed);
+  std::printf("%d checks, %d failed\n", checks_made.load(), checks_failed.load());
   return checks_failed > 0 || checks_made == 0;
 }

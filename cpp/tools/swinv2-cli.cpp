@@ -13,8 +13,8 @@
 #endif
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
-// after windows.h
-#include <shellapi.h>
+
+#include <shellapi.h>  // needs the one before
 #endif
 
 namespace cli {

@@ -17,7 +17,9 @@ constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;  // 24 sums, 4 weights and 1 act
 constexpr int OFFSET = 0;                        // the products take signed by signed
 
 inline V load(const float* p) { return vld1q_f32(p); }
-inline V load_halves(const float* low, const float* high) { return vcombine_f32(vld1_f32(low), vld1_f32(high)); }
+inline V load_halves(const float* low, const float* high) {
+  return vcombine_f32(vld1_f32(low), vld1_f32(high));
+}
 inline void store(float* p, V x) { vst1q_f32(p, x); }
 inline void prefetch(const unsigned char* p) { __builtin_prefetch(p, 0, 2); }
 inline V set(float x) { return vdupq_n_f32(x); }
@@ -52,7 +54,9 @@ inline void transpose(const V (&in)[4], V* out) {
 }
 
 #if HAS_BF16
-inline V mac_bf16(V sum, V x, V w) { return vbfdotq_f32(sum, vreinterpretq_bf16_f32(x), vreinterpretq_bf16_f32(w)); }
+inline V mac_bf16(V sum, V x, V w) {
+  return vbfdotq_f32(sum, vreinterpretq_bf16_f32(x), vreinterpretq_bf16_f32(w));
+}
 inline uint16x4_t rounded(V x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
 inline void store_bf16(uint16_t* p, V x) { vst1_u16(p, rounded(x)); }
 // 4 pairs (first, second)
@@ -63,7 +67,9 @@ inline void store_pairs(unsigned char* p, V first, V second) {
 #endif
 
 #if HAS_INT8
-inline I mac_int8(I sum, I x, I w) { return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)); }
+inline I mac_int8(I sum, I x, I w) {
+  return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x));
+}
 #endif
 inline I zero_int() { return vdupq_n_s32(0); }
 inline I set_int(int x) { return vdupq_n_s32(x); }
