@@ -31,6 +31,7 @@ class Team {
   using Call = void (*)(const void*, int);
   void start(Call call, const void* work);
   void serve(int member);
+  void keep_off_this_processor();
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
