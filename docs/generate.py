@@ -263,6 +263,47 @@ def formats_here() -> str:
     return "\n\n".join(filter(None, (where, table(head, rows), "\n".join(missing))))
 
 
+def engine() -> str:
+    """Every row of benchmarks/results/engine-cpu.json: the engine and its peers in one process."""
+    result = json.loads((RESULTS / "engine-cpu.json").read_text())
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    where = f"{m['cpu']}, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    peers = ("onnx", "openvino", "litert", "timm eager")
+    rows = (
+        [
+            f"`{row['model']}`", row["precision"], row["batch"], row["threads"], f"{row['median_ms']['engine']:.1f}",
+            *(f"{row['median_ms'][peer]:.1f}" if peer in row["median_ms"] else "" for peer in peers),
+            f"{row['speedup']:.2f} ({row['speedup_quartiles'][0]:.2f} to {row['speedup_quartiles'][2]:.2f})",
+            f"{row['goal']:.2f}", f"{100 * row['ceiling_share']:.0f} %", f"{100 * row['ceiling_goal']:.0f} %",
+        ]
+        for row in result["rows"]
+    )  # fmt: skip
+    head = (
+        "model | precision | batch | threads | ms: engine | ONNX Runtime | OpenVINO | LiteRT | timm eager | "
+        "times the best of them (quartiles) | goal | of the ceiling | goal"
+    )
+    return f"{where}\n\n{table(head, rows)}"
+
+
+def engine_stages() -> str:
+    """The parts of the engine's time for one image, and their share of the ceiling."""
+    result = json.loads((RESULTS / "engine-cpu.json").read_text())
+    chosen = [
+        row for row in result["rows"] if row["batch"] == 1 and row["threads"] == 2 and "tiny" in row["model"]
+    ]
+    parts = [part for part, figures in chosen[0]["stages"].items() if figures["ms"] >= 0.02]
+    rows = (
+        [part, *(_part(row["stages"][part]) for row in chosen)]
+        for part in parts
+    )  # fmt: skip
+    return table(" | ".join(["part", *(row["precision"] for row in chosen)]), rows)
+
+
+def _part(figures: dict) -> str:
+    share = f", {100 * figures['ceiling_share']:.0f} %" if "ceiling_share" in figures else ""
+    return f"{figures['ms']:.2f} ms{share}"
+
+
 def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
     """A figure at every batch: 42 / 316."""
     values = (figures[key] for figures in contender["batches"].values())
@@ -281,6 +322,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "int8": int8,
     "exports": exports,
+    "engine": engine,
+    "engine_stages": engine_stages,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
