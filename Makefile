@@ -19,10 +19,15 @@ demo: .venv/.train          ## train, evaluate and predict on an embedded data s
 NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
             torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format)
 
+# $(call run_tests,MARKERS): two files at a time. A file without such tests (exit code 5) is no failure.
+define run_tests
+	$(BIN)/python -m pytest -m $(1) -n 2 --dist loadfile $(addprefix --ignore=,$(NATIVE))
+	printf '%s\n' $(NATIVE) | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest -q -m $(1) {} || test $$? -eq 5'
+endef
+
 test: engine                ## everything that a CPU can show
 	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix --ignore=,$(NATIVE))
-	for file in $(NATIVE); do $(BIN)/python -m pytest -q -m "not slow and not gpu" $$file || exit 1; done
+	$(call run_tests,"not slow and not gpu")
 
 test-engine: engine         ## what concerns the engine alone, the slow tests too
 	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
@@ -35,7 +40,7 @@ check: .venv/.dev           ## before every commit: lint, types, layers, fast te
 	$(BIN)/python -m pytest -q -x tests/test_layers.py tests/test_config.py tests/test_counts.py tests/test_ops.py
 
 test-slow: engine           ## full-size models, compilers, long blocks of the documents
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(call run_tests,"slow and not gpu")
 
 gpu: .venv/.test            ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
