@@ -75,6 +75,7 @@ class Package:
 def wanted() -> dict[str, Package]:
     """What pyproject.toml names, but for the tools of developers; empty where swinv2 is not installed."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     try:
         lines = [Requirement(line) for line in metadata.requires("swinv2") or []]
@@ -86,8 +87,9 @@ def wanted() -> dict[str, Package]:
     found: dict[str, Package] = {}
     for extra in sorted(members, key=lambda extra: (extra != "", len(members[extra]), extra)):
         for r in members[extra]:
-            if r.name != "swinv2":  # an extra that is made of others
-                found.setdefault(r.name, Package(r.name, str(r.specifier), extra))
+            name = canonicalize_name(r.name)  # however the one who built the metadata wrote it
+            if name != "swinv2":  # an extra that is made of others
+                found.setdefault(name, Package(name, str(r.specifier), extra))
     return found
 
 
