@@ -121,7 +121,7 @@ struct Shape {
   int batch, height, width;
 };
 // As trained; a batch; padded maps; one with more windows than threads and one with a single window; a pixel.
-const Shape SHAPES[] = {{1, 48, 64}, {3, 48, 64}, {2, 50, 75}, {1, 130, 33}, {5, 16, 16}, {1, 1, 1}};
+const Shape SHAPES[] = {{1, 48, 64}, {3, 32, 32}, {2, 18, 39}, {1, 66, 17}, {5, 16, 16}, {1, 1, 1}};
 
 std::string text(const Shape& s) {
   return std::to_string(s.batch) + " of " + std::to_string(s.height) + " x " + std::to_string(s.width);
@@ -159,18 +159,18 @@ const double ALLOWED[] = {1e-4, 0.06, 0.15};
 void test_instructions_agree(const std::string& path) {
   const Kernels* const* tables;
   const int count = kernel_tables(&tables);
+  std::vector<std::vector<float>> expected;
   const Model right(path, 1, "fp32", "reference");
-  for (const Shape& shape : SHAPES) {
-    const std::vector<float> expected = answers(right, shape);
-    for (int t = 0; t < count; t++)
-      for (int p = 0; p < 3; p++) {
-        const Model model(path, 2, PRECISIONS[p], tables[t]->name);
-        if (!model) continue;
-        const double error = difference(answers(model, shape), expected);
-        CHECK(error < ALLOWED[p], std::string(tables[t]->name) + " " + PRECISIONS[p] + ", " + text(shape) +
-                                      ": differs by " + std::to_string(error));
+  for (const Shape& shape : SHAPES) expected.push_back(answers(right, shape));
+  for (int t = 0; t < count; t++)
+    for (int p = 0; p < 3; p++) {
+      const Model model(path, 2, PRECISIONS[p], tables[t]->name);
+      for (size_t s = 0; model && s < expected.size(); s++) {
+        const double error = difference(answers(model, SHAPES[s]), expected[s]);
+        CHECK(error < ALLOWED[p], std::string(tables[t]->name) + " " + PRECISIONS[p] + ", " +
+                                      text(SHAPES[s]) + ": differs by " + std::to_string(error));
       }
-  }
+    }
 }
 
 void test_any_number_of_threads_gives_the_same(const std::string& path) {
@@ -192,7 +192,7 @@ void test_any_number_of_threads_gives_the_same(const std::string& path) {
 
 // Callers share one model or two; each has shapes of its own, so that geometry and memory change between them.
 void test_callers_at_once(const std::string& path) {
-  constexpr int CALLERS = 4, ROUNDS = 3;
+  constexpr int CALLERS = 4, ROUNDS = 2;
   for (const char* precision : PRECISIONS) {
     const Model first(path, 2, precision), second(path, 3, precision);
     if (!first) continue;

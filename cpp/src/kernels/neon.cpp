@@ -5,13 +5,15 @@
 #define HAS_INT8 0
 
 #include "neon.h"
-#include "body.h"
+
+#include "body.h"  // over what the one before defines
 
 namespace swinv2 {
 
 const Kernels* neon_kernels() {
   using namespace neon;
-  static constexpr Kernels table{"neon", WIDTH, HAS_BF16, HAS_INT8, linear, linear_gelu, encode, norm, add_norm, attention};
+  static constexpr Kernels table{"neon",      WIDTH,  HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,     add_norm, attention};
   return &table;
 }
 

@@ -4,8 +4,9 @@
 #define HAS_BF16 1
 #define HAS_INT8 1
 
-#include "body.h"
 #include "neon.h"
+
+#include "body.h"  // over what the one before defines
 
 namespace swinv2 {
 
