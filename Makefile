@@ -1,4 +1,4 @@
-# make demo | test | test-engine | check | test-slow | gpu | engine | bench | docs | clean
+# make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize | bench | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ ENGINE := $(CURDIR)/build/engine
 test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
 test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: demo test test-engine check test-slow gpu engine libraries bench docs clean
+.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries bench docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
@@ -48,6 +48,37 @@ gpu: .venv/.test            ## what needs a CUDA device
 engine: .venv/.test         ## build cpp/ into build/engine: library, swinv2-cli, tests
 	$(BIN)/cmake -S cpp -B $(ENGINE) -G Ninja -DSWINV2_TESTS=ON --log-level=WARNING
 	$(BIN)/cmake --build $(ENGINE)
+
+# For other systems: built here, run in an emulator, without .venv. One program that runs by itself, without decoders.
+CROSS = cmake -S cpp -B build/$(1) -DCMAKE_TOOLCHAIN_FILE=cmake/$(2).cmake --no-warn-unused-cli -G Ninja --log-level=WARNING \
+          -DSWINV2_TESTS=ON -DBUILD_SHARED_LIBS=OFF -DSWINV2_DECODERS=OFF && \
+        cmake --build build/$(1) && ctest --test-dir build/$(1) --output-on-failure
+
+cross-arm:                  ## the same for 64-bit ARM into build/aarch64, its tests in QEMU
+	@cpp/needs.sh "cmake ninja aarch64-linux-gnu-g++ qemu-aarch64-static" \
+	  cmake ninja-build g++-aarch64-linux-gnu qemu-user-static
+	$(call CROSS,aarch64,aarch64)
+	qemu-aarch64-static -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/test_kernels  # has no dot product
+
+cross-windows: export WINEPREFIX := $(CURDIR)/build/wine
+cross-windows: export WINEDEBUG := -all
+cross-windows: export WINEDLLOVERRIDES := mscoree,mshtml=
+cross-windows: export LC_ALL := C.UTF-8
+cross-windows:              ## the same for Windows into build/windows, its tests in Wine
+	@cpp/needs.sh "cmake ninja x86_64-w64-mingw32-g++-posix wine" \
+	  cmake ninja-build g++-mingw-w64-x86-64-posix wine wine64
+	@mkdir -p build/wine
+	$(call CROSS,windows,mingw)
+
+comma := ,
+SANITIZED = cmake -S cpp -B build/sanitize-$(1) -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+              -DSWINV2_TESTS=ON -DSWINV2_SANITIZE=$(2) && \
+            cmake --build build/sanitize-$(1) && ctest --test-dir build/sanitize-$(1) --output-on-failure
+
+sanitize:                   ## the tests of cpp/ under the sanitizers of addresses, undefined behaviour and threads
+	@cpp/needs.sh "cmake ninja" cmake ninja-build
+	$(call SANITIZED,address,address$(comma)undefined)
+	$(call SANITIZED,thread,thread) -R "kernels|model"
 
 bench: .venv/.test          ## ours against timm, transformers and torchvision, in interleaved runs
 	$(BIN)/python benchmarks/inference.py
