@@ -79,17 +79,33 @@ def test_every_intermediate_is_that_of_the_native_program(program, files, tmp_pa
         assert max(differences.values()) < 1e-4, differences
 
 
+def distance(mine: list[np.ndarray], exact: list[np.ndarray]) -> float:
+    """Root of the mean square over all pictures."""
+    shares = [np.mean((a - b) ** 2) / np.mean(b**2) for a, b in zip(mine, exact, strict=True)]
+    return float(np.sqrt(np.mean(shares)))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_low_precision_strays_no_further_than_the_reference(program, files, tmp_path, precision):
-    """Roundings differ between instructions, and a small random network lets them grow: all differ from fp32 alike."""
+    """Roundings differ between instructions and grow on their way; how far from fp32 they lead may not.
+
+    Maps, not logits: seven values of a random network are a matter of luck. Half as much again is left for the
+    products of attention, which the reference does not round.
+    """
     model, pictures = files
-    for i, picture in enumerate(pictures):
-        exact = maps(NATIVE, model, picture, tmp_path / f"exact{i}")["logits"]
-        options = ("--precision", precision)
-        reference = maps(NATIVE, model, picture, tmp_path / f"reference{i}", *options, "--instructions", "reference")
-        found = maps(program, model, picture, tmp_path / f"found{i}", *options)["logits"]
-        assert difference(found, exact) < 1.5 * difference(reference["logits"], exact) + 0.01
-        assert found.argmax() == exact.argmax()
+    exact, reference, found = (
+        [maps(words, model, picture, tmp_path / f"{name}{i}", *options) for i, picture in enumerate(pictures)]
+        for name, words, options in (
+            ("exact", NATIVE, ()),
+            ("reference", NATIVE, ("--precision", precision, "--instructions", "reference")),
+            ("found", program, ("--precision", precision)),
+        )
+    )
+    for name in sorted(exact[0].keys() - {"input", "embed", "logits"}):
+        right = [one[name] for one in exact]
+        mine, theirs = (distance([one[name] for one in run], right) for run in (found, reference))
+        print(f"{name}: {mine:.4f}, reference {theirs:.4f}")
+        assert mine < 1.5 * theirs, name
 
 
 def test_the_likeliest_classes_are_those_of_the_native_program(program, files):
