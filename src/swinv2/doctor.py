@@ -186,6 +186,8 @@ def files() -> Iterator[Finding]:
             note = f", {_size(used)} used" if folder == cache else ""
             free = shutil.disk_usage(_nearest(folder)).free
             yield Finding("files", name, "ok", f"{folder}{note}, {_size(free)} free")
+    if engine := os.environ.get("SWINV2_ENGINE"):
+        yield Finding("files", "SWINV2_ENGINE", "ok", f"{engine} is the engine, and not that of the package")
 
 
 def network() -> Iterator[Finding]:
