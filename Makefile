@@ -1,4 +1,5 @@
-# make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize | bench | docs | clean
+# make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize
+#      bench | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3

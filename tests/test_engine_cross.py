@@ -1,5 +1,4 @@
-"""The engine for ARM and for Windows: `make cross-arm` and `make cross-windows` pass, and their programs answer as the
-native one does."""
+"""The engine for ARM and Windows: its tests pass there, and its program answers as the native one does."""
 
 from __future__ import annotations
 
@@ -89,8 +88,8 @@ def distance(mine: list[np.ndarray], exact: list[np.ndarray]) -> float:
 def test_low_precision_strays_no_further_than_the_reference(program, files, tmp_path, precision):
     """Roundings differ between instructions and grow on their way; how far from fp32 they lead may not.
 
-    Maps, not logits: seven values of a random network are a matter of luck. Half as much again is left for the
-    products of attention, which the reference does not round.
+    Maps, not logits: seven values of a random network are a matter of luck. Half as much again is left for
+    the products of attention, which the reference does not round.
     """
     model, pictures = files
     exact, reference, found = (

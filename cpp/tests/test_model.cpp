@@ -1,5 +1,5 @@
-// Whole models through the C interface: every instruction set against the reference, any number of threads against one,
-// many callers at once. `make sanitize` runs it under the sanitizers.
+// Whole models through the C interface: every instruction set against the reference, any number of threads
+// against one, many callers at once. `make sanitize` runs it under the sanitizers.
 //
 //     test_model [MODEL]    a model of random weights is written to the working folder where none is given
 
@@ -41,8 +41,9 @@ Config architecture() {
 
 const std::string RECORD =
     R"({"format_version": 1, "architecture": {"architecture": "test", "image_size": [48, 64], "window": 4,)"
-    R"( "embed_dim": 48, "depths": [2, 2, 2], "heads": [1, 2, 6], "pretrained_windows": [[0, 0], [0, 0], [0, 0]],)"
-    R"( "num_classes": 7, "in_chans": 3, "patch_size": 4, "mlp_ratio": 4, "drop_path": 0.1, "extra_norm_period": 0},)"
+    R"( "embed_dim": 48, "depths": [2, 2, 2], "heads": [1, 2, 6], "num_classes": 7, "in_chans": 3,)"
+    R"( "pretrained_windows": [[0, 0], [0, 0], [0, 0]], "patch_size": 4, "mlp_ratio": 4, "drop_path": 0.1,)"
+    R"( "extra_norm_period": 0},)"
     R"( "preprocess": {"size": [48, 64], "resize": "squash", "resize_to": 64, "interpolation": "bicubic",)"
     R"( "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}, "tensors_sha256": ")";
 
@@ -190,7 +191,7 @@ void test_any_number_of_threads_gives_the_same(const std::string& path) {
   }
 }
 
-// Callers share one model or two; each has shapes of its own, so that geometry and memory change between them.
+// Callers share two models; each has an order of shapes of its own, so that memory changes between them.
 void test_callers_at_once(const std::string& path) {
   constexpr int CALLERS = 4, ROUNDS = 2;
   for (const char* precision : PRECISIONS) {

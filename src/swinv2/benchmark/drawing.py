@@ -92,7 +92,9 @@ def bars(axes: Axes, rows: Sequence[Row], batch: int, numbers: Mapping[str, str]
         axes.barh(i, latency.p50, 0.7, color=TRAIN if row.is_model else HELD_OUT)
         if ends[i] <= longest:
             axes.plot([latency.p50, ends[i]], [i, i], color=INK, lw=1)
-            axes.text(ends[i] + 0.02 * longest, i, number(latency.p50), va="center", fontsize=8.5, color=QUIET)
+            axes.text(
+                ends[i] + 0.02 * longest, i, number(latency.p50), va="center", fontsize=8.5, color=QUIET
+            )
         else:
             text = f"{number(latency.p50)} \N{RIGHTWARDS ARROW}"
             axes.text(1.18 * longest, i, text, va="center", ha="right", fontsize=8.5, color="white")

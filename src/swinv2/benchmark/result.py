@@ -175,7 +175,7 @@ class Benchmark:
 
 
 def give_labels(rows: list[Row]) -> None:
-    """Short names that tell the contenders apart: runtime and precision; the file's name, then its path, where needed."""
+    """Short names that tell contenders apart: runtime and precision; the file's name, or its path, where needed."""
     for row in rows:
         device = "" if row.device in ("", "cpu") else f" {row.device}"
         row.label = f"{row.runtime} {row.precision}{device}"

@@ -1,8 +1,9 @@
 """TorchScript: the edge network, traced once, for programs that embed LibTorch without Python.
 
 Written for a CPU, float32 products are 1x1 convolutions, which LibTorch computes about twice as fast there (linear.py);
-written for a GPU they are products. Both files run everywhere. The trace holds no sizes but those of the image, and no devices: it takes any batch, and moves with .to(). Images and
-logits are float32 in every precision. The record is in the file, as PyTorch's extra file "swinv2.json".
+written for a GPU they are products. Both files run everywhere. The trace holds no sizes but those of the image, and no
+devices: it takes any batch, and moves with .to(). Images and logits are float32 in every precision. The record is in
+the file, as PyTorch's extra file "swinv2.json".
 """
 
 from __future__ import annotations
