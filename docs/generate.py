@@ -255,7 +255,7 @@ def formats_here() -> str:
     where = (
         f"`{result['model']['architecture']}` with random weights; {m['cpu']}, {settings['threads']} threads, "
         f"{settings['rounds']} rounds; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}; "
-        f"commit {result['commit']}, {result['date']}."
+        f"commit {result['commit']}, {result['date']}. {result.get('rerun', '')}".rstrip()
     )
     reasons = ((e, e.get("why_not") or e.get("not_run")) for e in result["exports"])
     missing = [f"- {e['format']} {e['precision']}: {why}" for e, why in reasons if why]
