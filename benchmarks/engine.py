@@ -20,15 +20,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from inference import RESULTS, commit, in_timm, lively, machine
+from inference import RESULTS, in_timm, lively, write_results
 
 from swinv2 import artifact, probe
 from swinv2.artifact import Record
@@ -37,7 +35,7 @@ from swinv2.counts import macs
 from swinv2.model import SwinV2, create_model
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import RUNTIMES, Options
-from swinv2.runtimes.engine import EngineSession, Watcher, library
+from swinv2.runtimes.engine import EngineSession
 
 LIBRARIES = ("torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
 TOLERANCES = {"fp32": 1e-4, "bf16": 8e-2, "int8": 4e-1}  # of the largest logit; int8 of random weights
@@ -161,7 +159,7 @@ def stages_of(session: EngineSession, images: np.ndarray, rounds: int = 21) -> d
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         moments = {"": time.perf_counter()}
-        watch_moments(session, images, moments)
+        session.watch(images, lambda name, _, at=moments: at.update({name: time.perf_counter()}))
         names = list(moments)
         for before, name in pairwise(names):
             part = name.split(".")[0] if ".block" in name else name
@@ -169,16 +167,6 @@ def stages_of(session: EngineSession, images: np.ndarray, rounds: int = 21) -> d
             found.setdefault(part, []).append(1000 * (moments[name] - moments[before]))
     count = {part: len(times) // rounds for part, times in found.items()}
     return {part: count[part] * statistics.median(times) for part, times in found.items()}
-
-
-def watch_moments(session: EngineSession, images: np.ndarray, moments: dict[str, float]) -> None:
-    """When the engine names each intermediate. EngineSession.trace would copy them all, which takes time itself."""
-
-    def watch(context: Any, name: bytes, values: Any, shape: Any, dims: int) -> None:
-        moments[name.decode()] = time.perf_counter()
-
-    height, width = images.shape[2:]
-    library().swinv2_trace(session._model, images.ctypes.data, height, width, Watcher(watch), None)
 
 
 def operations(config: SwinV2Config) -> dict[str, float]:
@@ -276,11 +264,7 @@ def main() -> None:
                         rows.append(measure(model, file, files, program, batch, precision, threads, rounds))
                         print(json.dumps(rows[-1]), flush=True)
                         gc.collect()
-    result = {"date": date.today().isoformat(), "commit": commit(), "machine": machine(),
-              "versions": {library: version(library) for library in LIBRARIES}, "rows": rows}  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {args.output}")
+    write_results(args.output, rows, LIBRARIES)
 
 
 if __name__ == "__main__":

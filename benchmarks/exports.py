@@ -19,15 +19,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import openvino
 import torch
-from inference import RESULTS, commit, in_timm, lively, machine
+from inference import RESULTS, in_timm, lively, write_results
 
 import swinv2
 from swinv2.artifact import Record
@@ -170,11 +168,7 @@ def main() -> None:
                     rows.append(measure(model, files, batch, precision, args.threads, rounds))
                     print(json.dumps(rows[-1], indent=1), flush=True)
                     gc.collect()
-    result = {"date": date.today().isoformat(), "commit": commit(), "machine": machine(),
-              "versions": {library: version(library) for library in LIBRARIES}, "rows": rows}  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {args.output}")
+    write_results(args.output, rows, LIBRARIES)
 
 
 if __name__ == "__main__":

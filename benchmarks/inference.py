@@ -19,7 +19,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -217,6 +217,15 @@ def measure(name: str, batch: int, precision: str, rounds: int) -> dict:
     }  # fmt: skip
 
 
+def write_results(path: Path, rows: list[dict], libraries: Iterable[str]) -> None:
+    """Rows with what they were measured on: date, commit, machine, versions."""
+    result = {"date": date.today().isoformat(), "commit": commit(), "machine": machine(),
+              "versions": {library: version(library) for library in libraries}, "rows": rows}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -239,11 +248,7 @@ def main() -> None:
                     )
                     print(json.dumps(rows[-1], indent=1), flush=True)
                     gc.collect()
-    result = {"date": date.today().isoformat(), "commit": commit(), "machine": machine(),
-              "versions": {library: version(library) for library in LIBRARIES}, "rows": rows}  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {args.output}")
+    write_results(args.output, rows, LIBRARIES)
 
 
 if __name__ == "__main__":

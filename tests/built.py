@@ -13,8 +13,12 @@ LIBRARY = "libswinv2.dylib" if sys.platform == "darwin" else "libswinv2.so"
 
 
 def built(name: str) -> Path:
-    """A file of the build; a module that asks for one that is not there is skipped with the cure."""
+    """A file of the build; a module that asks for one where nothing was built is skipped with the cure.
+
+    Where SWINV2_BUILD names a build, as the Makefile does, everything has to be in it.
+    """
     path = FOLDER / name
     if not path.exists():
+        assert "SWINV2_BUILD" not in os.environ, f"{path} was not built"
         pytest.skip(f"{path} is not there; run `make engine`", allow_module_level=True)
     return path

@@ -245,6 +245,26 @@ def test_memory_is_given_back(path):
     assert used() - before < 16 << 20
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own(path):
+    program = """
+import os, sys
+import numpy as np
+from swinv2.runtimes.engine import EngineSession
+session = EngineSession(sys.argv[1], threads=3)
+x = np.ones((1, 3, 64, 64), np.float32)
+whole = session.run(x)
+child = os.fork()
+same = np.array_equal(session.run(x), whole)
+if child == 0:
+    session.close()
+    os._exit(0 if same else 1)
+sys.exit(os.waitpid(child, 0)[1] or not same)
+"""
+    done = subprocess.run([sys.executable, "-c", program, os.fspath(path)], timeout=60)
+    assert done.returncode == 0
+
+
 def test_a_closed_session_says_so(path):
     session = EngineSession(path)
     session.close()

@@ -4,10 +4,17 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <atomic>
+#include <condition_variable>
 #include <fstream>
+#include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "error.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -16,13 +23,15 @@
 #include <pthread.h>
 #include <sched.h>
 #endif
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 namespace swinv2 {
 namespace {
 
-constexpr int LOOKS = 4000;  // before a worker sleeps: some 100 microseconds
-constexpr int LOOKS_ALONE =
-    2000;  // before one who waits lets others have the processor, where threads outnumber cores
+constexpr int LOOKS = 4000;        // before a worker sleeps: some 100 microseconds
+constexpr int LOOKS_ALONE = 2000;  // before one who waits lets others have the processor: there may be fewer
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -40,26 +49,69 @@ void wait_for(const Done& done) {
   }
 }
 
-}  // namespace
-
-Team::Team(int threads) {
-  for (int member = 1; member < threads; member++) workers_.emplace_back([this, member] { serve(member); });
+long this_process() {
+#if defined(_WIN32)
+  return 0;  // processes are not forked there
+#else
+  return static_cast<long>(getpid());
+#endif
 }
 
-Team::~Team() {
+}  // namespace
+
+class Workers {
+ public:
+  explicit Workers(int count);
+  ~Workers();
+
+  using Call = void (*)(const void*, int);
+  void run(Call call, const void* work);
+  void meet();
+
+ private:
+  void stop();
+  void serve(int member);
+  void keep_off_this_processor();
+
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Call call_ = nullptr;
+  const void* work_ = nullptr;
+  std::atomic<unsigned> round_{0};  // goes up with every run()
+  std::atomic<int> running_{0};     // threads that have not returned yet
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<int> arrived_{0};  // at meet()
+  std::atomic<unsigned> meeting_{0};
+};
+
+Workers::Workers(int count) {
+  try {
+    for (int member = 1; member <= count; member++) threads_.emplace_back([this, member] { serve(member); });
+  } catch (const std::system_error&) {
+    const std::string had = std::to_string(threads_.size() + 1);
+    stop();
+    throw Error(SWINV2_UNSUPPORTED, "the system gives no more than " + had + " threads, and " +
+                                        std::to_string(count + 1) + " were asked for; give fewer");
+  }
+}
+
+Workers::~Workers() { stop(); }
+
+void Workers::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
   }
   wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
-void Team::start(Call call, const void* work) {
-  if (workers_.empty()) return call(work, 0);
+void Workers::run(Call call, const void* work) {
   call_ = call;
   work_ = work;
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  running_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
   round_.fetch_add(1);  // sequentially consistent, as sleeping_: one of the two sides sees the other
   if (sleeping_.load() > 0) {
     keep_off_this_processor();
@@ -72,21 +124,21 @@ void Team::start(Call call, const void* work) {
 
 // Linux likes to wake a thread on the processor of the one that wakes it, even where another is idle; there it
 // takes the processor away from the caller until the scheduler moves one of them, some milliseconds later. (An
-// answer after a pause took 12 ms instead of 9.) So sleeping workers may wake on every processor that the caller
-// may use but its own.
-void Team::keep_off_this_processor() {
+// answer after a pause took 12 ms instead of 9.) So sleeping threads may wake on every processor that the
+// caller may use but its own.
+void Workers::keep_off_this_processor() {
 #if defined(__linux__)
   cpu_set_t allowed;
   const int here = sched_getcpu();
   if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
   CPU_CLR(here, &allowed);
-  if (CPU_COUNT(&allowed) < static_cast<int>(workers_.size())) return;  // more threads than processors
-  for (std::thread& worker : workers_)
-    pthread_setaffinity_np(worker.native_handle(), sizeof allowed, &allowed);
+  if (CPU_COUNT(&allowed) < static_cast<int>(threads_.size())) return;  // more threads than processors
+  for (std::thread& thread : threads_)
+    pthread_setaffinity_np(thread.native_handle(), sizeof allowed, &allowed);
 #endif
 }
 
-void Team::serve(int member) {
+void Workers::serve(int member) {
   unsigned seen = 0;
   for (;;) {
     int looks = 0;
@@ -106,15 +158,35 @@ void Team::serve(int member) {
   }
 }
 
-void Team::meet() {
-  if (workers_.empty()) return;
+void Workers::meet() {
   const unsigned meeting = meeting_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == static_cast<int>(threads_.size())) {
     arrived_.store(0, std::memory_order_relaxed);
     meeting_.store(meeting + 1, std::memory_order_release);
   } else {
     wait_for([&] { return meeting_.load(std::memory_order_acquire) != meeting; });
   }
+}
+
+Team::Team(int threads)
+    : size_(threads), process_(this_process()), workers_(threads > 1 ? new Workers(threads - 1) : nullptr) {}
+
+Team::~Team() {
+  if (process_ != this_process()) static_cast<void>(workers_.release());  // there is nobody to wait for
+}
+
+void Team::start(void (*call)(const void*, int), const void* work) {
+  if (!workers_) return call(work, 0);
+  if (process_ != this_process()) {
+    static_cast<void>(workers_.release());  // its locks may be held for ever: it is left as it is
+    workers_.reset(new Workers(size_ - 1));
+    process_ = this_process();
+  }
+  workers_->run(call, work);
+}
+
+void Team::meet() {
+  if (workers_) workers_->meet();
 }
 
 int processor_cores() {

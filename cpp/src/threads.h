@@ -1,22 +1,20 @@
 // A fixed number of threads that run one function together, many times a millisecond.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace swinv2 {
 
+class Workers;  // the threads beside the caller's
+
 class Team {
  public:
-  explicit Team(int threads);
+  explicit Team(int threads);  // throws Error where the system gives no more threads
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return size_; }
 
   // work(member) for every member 0 to size() - 1, the caller being 0; returns when all have returned.
   template <class Work>
@@ -28,22 +26,11 @@ class Team {
   void meet();
 
  private:
-  using Call = void (*)(const void*, int);
-  void start(Call call, const void* work);
-  void serve(int member);
-  void keep_off_this_processor();
+  void start(void (*call)(const void*, int), const void* work);
 
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  Call call_ = nullptr;
-  const void* work_ = nullptr;
-  std::atomic<unsigned> round_{0};  // goes up with every run()
-  std::atomic<int> running_{0};     // workers that have not returned yet
-  std::atomic<int> sleeping_{0};
-  std::atomic<bool> stop_{false};
-  std::atomic<int> arrived_{0};  // at meet()
-  std::atomic<unsigned> meeting_{0};
+  int size_;
+  long process_;  // that has the threads: a forked one has the memory of its parent, and none of its threads
+  std::unique_ptr<Workers> workers_;
 };
 
 // Cores that are worth a thread each: those this process may run on, hyperthreads not counted where that is

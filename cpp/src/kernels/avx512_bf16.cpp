@@ -5,7 +5,10 @@
 #define HAS_INT8 1
 
 #include "avx512.h"
-#include "body.h"
+
+#include "body.h"  // over what the one before defines
+
+#include "attention.h"  // over body.h
 
 namespace swinv2 {
 

@@ -8,6 +8,8 @@
 
 #include "body.h"  // over what the one before defines
 
+#include "attention.h"  // over body.h
+
 namespace swinv2 {
 
 const Kernels* neon_kernels() {

@@ -131,13 +131,23 @@ class EngineSession(Session):
 
         Maps are [rows, columns, channels]; "stage1" is the map after the patch merging of the stage.
         """
+        found = {}
+
+        def keep(name: str, values: np.ndarray) -> None:
+            found[name] = values.copy()
+
+        self.watch(images, keep)
+        return found
+
+    def watch(self, images: np.ndarray, call: Callable[[str, np.ndarray], Any]) -> None:
+        """As trace(), calling with each name and its values at once; they are valid during the call only."""
         self.check(images)
         if len(images) != 1:
-            raise ValueError(f"images have shape {list(images.shape)}; trace takes one image")
-        images, found = np.ascontiguousarray(images, np.float32), {}
+            raise ValueError(f"images have shape {list(images.shape)}; give one image")
+        images = np.ascontiguousarray(images, np.float32)
 
         def watch(context: Any, name: bytes, values: Any, shape: Any, dims: int) -> None:
-            found[name.decode()] = np.ctypeslib.as_array(values, tuple(shape[:dims])).copy()
+            call(name.decode(), np.ctypeslib.as_array(values, tuple(shape[:dims])))
 
         with self._lock:
             height, width = images.shape[2:]
@@ -145,7 +155,6 @@ class EngineSession(Session):
                 self._opened(), images.ctypes.data, height, width, Watcher(watch), None
             )
             _check(self._engine, status)
-        return found
 
     def close(self) -> None:
         with self._lock:
