@@ -190,6 +190,13 @@ def operations(config: SwinV2Config) -> dict[str, float]:
     return {part: 2e-9 * count for part, count in found.items()}
 
 
+def build_ceiling(folder: Path) -> Path:
+    """The program of ceiling.cpp."""
+    program, source = folder / "ceiling", Path(__file__).with_name("ceiling.cpp")
+    subprocess.run(["g++", "-O2", "-march=native", "-pthread", source, "-o", program], check=True)
+    return program
+
+
 def ceiling(program: Path, precision: str, threads: int) -> float:
     """GFLOP/s of the processor in registers."""
     return float(
@@ -250,9 +257,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="swinv2-") as folder:
-        program = Path(folder, "ceiling")
-        source = Path(__file__).with_name("ceiling.cpp")
-        subprocess.run(["g++", "-O2", "-march=native", "-pthread", source, "-o", program], check=True)
+        program = build_ceiling(Path(folder))
         for name in args.model:
             place = Path(folder, name)
             place.mkdir()

@@ -1,4 +1,5 @@
-"""What the engine needs beside its time: size, memory, the wait for the first answer, and what its precisions cost.
+"""What the engine needs beside its time: size, memory, the wait for the first answer, what its precisions cost, and how
+near its products alone come to the ceiling.
 
     python benchmarks/footprint.py --build build/engine [NAME=MODEL,DATA ...] [--rounds 9]
 
@@ -11,6 +12,7 @@ docs/generate.py makes the table of docs/engine.md.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine import build_ceiling, ceiling
 from inference import RESULTS, lively, write_results
 
 from swinv2 import artifact
@@ -66,6 +69,15 @@ def start(build: Path, model: Path, picture: Path, precision: str, rounds: int) 
             "memory_bytes": max(m for _, m in runs), "weight_bytes": weights}  # fmt: skip
 
 
+def products(build: Path, folder: Path) -> list[dict[str, Any]]:
+    """The matrix products alone on one thread, and their share of the ceiling in registers."""
+    output = subprocess.run([build / "bench_products"], capture_output=True, text=True, check=True).stdout
+    rows = [json.loads(line) for line in output.splitlines()]
+    program = build_ceiling(folder)
+    tops = {precision: ceiling(program, precision, 1) for precision in {row["precision"] for row in rows}}
+    return [row | {"ceiling_share": round(row["gops"] / tops[row["precision"]], 3)} for row in rows]
+
+
 def answers(name: str, model: Path, data: Path) -> list[dict[str, Any]]:
     """Agreement with float32 and accuracy of every precision, on the held-out pictures."""
     record = artifact.read_record(model)
@@ -107,6 +119,7 @@ def main() -> None:
             "library_bytes": stripped(args.build / "libswinv2.so", Path(folder)),
             "starts": [start(args.build, path, picture, p, args.rounds) for p in PRECISIONS],
             "large_memory_bytes": run([sys.executable, "-c", LARGE, path])[1],
+            "products": products(args.build, Path(folder)),
             "answers": [],
         }
     for text in args.models:

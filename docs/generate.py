@@ -299,6 +299,50 @@ def engine_stages() -> str:
     return table(" | ".join(["part", *(row["precision"] for row in chosen)]), rows)
 
 
+def engine_products() -> str:
+    """The range of the products' share of the ceiling, by precision."""
+    (row,) = footprint()["rows"]
+    shares: dict[str, list[float]] = {}
+    for product in row["products"]:
+        shares.setdefault(product["precision"], []).append(100 * product["ceiling_share"])
+    rows = ([precision, f"{min(s):.0f} to {max(s):.0f} %"] for precision, s in shares.items())
+    return table("products alone, one thread | of the ceiling", rows)
+
+
+def engine_footprint() -> str:
+    """Size, start and memory of the engine."""
+    (row,) = footprint()["rows"]
+    starts = [
+        [
+            f"process to first answer, {one['precision']}", f"{one['seconds']:.2f} s",
+            f"{one['memory_bytes'] / 1e6:.0f} MB, of which weights {one['weight_bytes'] / 1e6:.0f} MB",
+        ]
+        for one in row["starts"]
+    ]  # fmt: skip
+    large = ["4096 x 4096 pixels, from Python", "", f"{row['large_memory_bytes'] / 1e6:,.0f} MB"]
+    library = ["stripped library", "", f"{row['library_bytes'] / 1e6:.2f} MB on the disk"]
+    return table(f"{row['model']} | time | size", [library, *starts, large])
+
+
+def engine_answers() -> str:
+    """What bfloat16 and int8 change in the answers of trained models."""
+    (row,) = footprint()["rows"]
+    rows = (
+        [
+            one["name"], one["precision"], f"{one['same_class']} of {one['pictures']}",
+            f"{100 * one['correct'] / one['pictures']:.2f} %", f"{one['error']:.1e}",
+        ]
+        for one in row["answers"]
+    )  # fmt: skip
+    return table(
+        "model | precision | class of fp32 | accuracy | largest error of a logit, of the largest", rows
+    )
+
+
+def footprint() -> dict:
+    return json.loads((RESULTS / "footprint.json").read_text())
+
+
 def _part(figures: dict) -> str:
     share = f", {100 * figures['ceiling_share']:.0f} %" if "ceiling_share" in figures else ""
     return f"{figures['ms']:.2f} ms{share}"
@@ -324,6 +368,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "exports": exports,
     "engine": engine,
     "engine_stages": engine_stages,
+    "engine_products": engine_products,
+    "engine_footprint": engine_footprint,
+    "engine_answers": engine_answers,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
