@@ -143,7 +143,7 @@ class EngineSession(Session):
         """As trace(), calling with each name and its values at once; they are valid during the call only."""
         self.check(images)
         if len(images) != 1:
-            raise ValueError(f"images have shape {list(images.shape)}; give one image")
+            raise ValueError(f"images have shape {list(images.shape)}; trace takes one image")
         images = np.ascontiguousarray(images, np.float32)
 
         def watch(context: Any, name: bytes, values: Any, shape: Any, dims: int) -> None:
