@@ -44,6 +44,7 @@ BELOW = {  # nouns without torch
     "pdparams":       "artifact",
     "runtimes":       "artifact config extras verbs",
     "runtimes.engine": "artifact runtimes weights",
+    "predictions":    "artifact",
     "probe":          "artifact config",
     "parity":         "",
     "lint":           "runtimes",
@@ -87,7 +88,7 @@ ABOVE = {  # nouns that need torch
                          "preprocess runtimes runtimes.torch",
 }  # fmt: skip
 VERBS = {
-    "predict":        "artifact console inputs runtimes verbs",
+    "predict":        "artifact console inputs predictions runtimes verbs",
     "train":          "artifact checkpoints config console counts data data.loader data.order extras metrics model "
                       "multilabel preprocess report runtimes.torch verbs world",
     "pretrain":       "console data train verbs world",
@@ -102,6 +103,7 @@ VERBS = {
     "verify":         "artifact console export parity verbs verification",
     "benchmark":      "artifact child console data doctor evaluate metrics model packages parity probe quantize report "
                       "runtimes verbs verification",
+    "serve":          "artifact child console extras images predictions preprocess probe runtimes verbs weights",
     "convert":        "artifact checkpoints console counts extras model verbs",
     "models":         "config console counts verbs weights",
     "doctor":         "console packages runtimes verbs weights",
@@ -133,6 +135,7 @@ WITHOUT_TORCH = [
     "runtimes.coreml",
     "runtimes.tensorrt",
     "predict",
+    "serve",
     "train",
     "train.recipes.recipe",
     "train.recipes.rules",

@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify":   ("swinv2.verify",   "check exported models on this machine"),
     "quantize": ("swinv2.quantize", "write a model in int8, and say what it costs"),
     "benchmark": ("swinv2.benchmark", "compare speed, memory and answers of a model in all its formats"),
+    "serve":    ("swinv2.serve",    "answer over HTTP and gRPC, with a page to try a model on"),
     "convert":  ("swinv2.convert",  "move weights between libraries"),
     "data":     ("swinv2.data",     "look into data sets, make them ready, pack them"),
     "models":   ("swinv2.models",   "list the models: size, cost, accuracy, licence"),

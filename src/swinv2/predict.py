@@ -15,11 +15,11 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from swinv2 import console
 from swinv2.inputs import Failure, Input, Urls, find, is_one
+from swinv2.predictions import Prediction, ranked
 from swinv2.runtimes import Session, open_session
 from swinv2.verbs import Exit, UsageError, make_callable
 
@@ -30,37 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "swinv2_tiny_window8_256"
 DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow decodes outside of Python's lock
-
-
-@dataclass(frozen=True)
-class Score:
-    """One class of a prediction. score is its probability: softmax, or where pictures have several classes sigmoid;
-    synset is there for ImageNet models."""
-
-    index: int
-    name: str
-    score: float
-    synset: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        synset = {"synset": self.synset} if self.synset else {}
-        return {"class_id": self.index, "name": self.name, "score": self.score, **synset}
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest classes of one picture, best first."""
-
-    file: str
-    classes: tuple[Score, ...]
-
-    @property
-    def top(self) -> Score:
-        return self.classes[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, as --json prints them."""
-        return {"file": self.file, "predictions": [score.to_dict() for score in self.classes]}
 
 
 class Predictor:
@@ -174,23 +143,7 @@ class Predictor:
         if not np.isfinite(logits).all():
             precision = self.session.precision
             return Failure(file, f"{file}: the model's answer in {precision} is not finite; try fp32")
-        logits = logits.astype(np.float64)
-        if (
-            "thresholds" in self.record.provenance
-        ):  # trained on pictures with several classes: each is a yes or no
-            probabilities = 0.5 * (1 + np.tanh(logits / 2))
-        else:
-            powers = np.exp(logits - logits.max())
-            probabilities = powers / powers.sum()
-        best = np.argsort(-probabilities, kind="stable")[: self.top_k]
-        synsets = self.record.synsets
-        return Prediction(
-            file,
-            tuple(
-                Score(i, self.record.class_name(i), float(probabilities[i]), synsets[i] if synsets else "")
-                for i in map(int, best)
-            ),
-        )
+        return Prediction(file, ranked(logits, self.record, self.top_k))
 
 
 def predict(

@@ -1,0 +1,209 @@
+"""Between the socket and the routes: what strangers send is measured, unpacked, timed and logged here.
+
+An ASGI application around another one. It gives every request an id, refuses what has no token, what is too large
+(also after gzip) and what arrives too slowly, and writes one line of JSON for each answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from swinv2.serve.errors import Kind, Refused
+from swinv2.serve.metrics import Metrics
+from swinv2.serve.settings import Access, Limits
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+# What a probe or a visitor may see without a token; nothing of it tells about models or computes.
+OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready")
+CODINGS = {b"gzip": 31, b"deflate": 15}  # content coding -> window bits of zlib
+
+access = logging.getLogger("swinv2.access")
+
+
+class Guard:
+    """Wraps the application that answers."""
+
+    def __init__(self, app: Any, *, limits: Limits, allowed: Access, metrics: Metrics):
+        self._app, self._limits, self._allowed, self._metrics = app, limits, allowed, metrics
+        self._held = 0  # bytes of bodies, of all requests that are not yet answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self, scope, receive, send).run()
+
+    # -- used by the exchanges --------------------------------------------------------------------------
+
+    def hold(self, size: int) -> None:
+        """Count bytes that are kept until an answer.
+
+        Raises:
+            Refused: the bodies of all requests together are too many bytes.
+        """
+        if self._held + size > self._limits.bodies_bytes:
+            raise Refused(
+                Kind.BUSY, "the server holds as many requests as it may; try again later", retry_after=1
+            )
+        self._held += size
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send):
+        self._guard, self._scope, self._receive, self._send = guard, scope, receive, send
+        self._headers = dict(scope["headers"])
+        self._started = time.monotonic()
+        self._held = 0
+        self._status = 0
+        asked = self._headers.get(b"x-request-id", b"")
+        self._id = asked if ID.fullmatch(asked) else uuid.uuid4().hex.encode()
+
+    async def run(self) -> None:
+        about = self._scope.setdefault("state", {})
+        about["request_id"], about["log"] = self._id.decode(), {}
+        try:
+            try:
+                self._check_token()
+                body = await self._body()
+                self._started = time.monotonic()
+                await self._guard._app(self._scope, _Replay(body, self._receive), self._answer)
+            except Refused as why:
+                if not self._status:
+                    await self._refuse(why)
+        except ConnectionResetError:
+            self._status = self._status or 499  # the client is gone: nobody to answer
+        finally:
+            self._guard._held -= self._held
+            self._log(about["log"])
+
+    def _check_token(self) -> None:
+        token, path = self._guard._allowed.token, self._scope["path"]
+        if not token or path in OPEN or path.startswith("/page/"):
+            return
+        scheme, _, given = self._headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token.encode()):
+            raise Refused(Kind.UNAUTHORIZED, "this server wants a token: send Authorization: Bearer <token>")
+
+    async def _body(self) -> bytes:
+        """The whole body, unpacked.
+
+        Raises:
+            Refused: too large, too slow, or packed in a way that is not known.
+            ConnectionResetError: the client went away.
+        """
+        limits = self._guard._limits
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limits.body_bytes:
+            raise _too_large(limits)
+        coding = self._headers.get(b"content-encoding", b"identity").lower()
+        if coding != b"identity" and coding not in CODINGS:
+            names = ", ".join(name.decode() for name in CODINGS)
+            raise Refused(
+                Kind.UNKNOWN_CODING, f"the body is packed as {coding[:40].decode('latin1')}; send {names}"
+            )
+        unpack = zlib.decompressobj(CODINGS[coding]) if coding in CODINGS else None
+        parts: list[bytes] = []
+        size = received = 0
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionResetError
+                    part = message.get("body", b"")
+                    received += len(part)
+                    if received > limits.body_bytes:
+                        raise _too_large(limits)
+                    if unpack is not None and part:
+                        part = unpack.decompress(part, limits.body_bytes - size + 1)
+                    if part:
+                        size += len(part)
+                        if size > limits.body_bytes:
+                            raise _too_large(limits)
+                        self._guard.hold(len(part))
+                        self._held += len(part)
+                        parts.append(part)
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise Refused(
+                Kind.SLOW, f"the body has not arrived within {limits.body_seconds:g} s; send it faster"
+            ) from None
+        except zlib.error:
+            raise Refused(Kind.INVALID, f"the body is not {coding.decode()}, as its header says") from None
+        if unpack is not None and received and not unpack.eof:
+            raise Refused(Kind.INVALID, f"the body ends inside its {coding.decode()} stream")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _answer(self, message: Message) -> None:
+        """Pass an answer on, with the id of the request; a client that does not take it is left."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+        try:
+            async with asyncio.timeout(self._guard._limits.answer_seconds):
+                await self._send(message)
+        except TimeoutError:
+            raise ConnectionResetError from None
+
+    async def _refuse(self, why: Refused) -> None:
+        body = json.dumps({"error": why.sentence}).encode()
+        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if why.retry_after is not None:
+            fields.append((b"retry-after", str(why.retry_after).encode()))
+        if why.kind is Kind.UNAUTHORIZED:
+            fields.append((b"www-authenticate", b"Bearer"))
+        fields.append((b"connection", b"close"))  # what is left of the body is not read
+        await self._answer({"type": "http.response.start", "status": why.kind.http, "headers": fields})
+        await self._answer({"type": "http.response.body", "body": body})
+
+    def _log(self, more: dict[str, Any]) -> None:
+        seconds = time.monotonic() - self._started
+        self._guard._metrics.answered("http", str(self._status), seconds)
+        if not access.isEnabledFor(logging.INFO):
+            return
+        client = self._scope.get("client")
+        access.info(
+            "request",
+            extra={"fields": {
+                "request": self._id.decode(), "client": client[0] if client else "", "method": self._scope["method"],
+                "path": self._scope["path"], "status": self._status, "ms": round(1000 * seconds, 3), **more,
+            }},
+        )  # fmt: skip
+
+
+class _Replay:
+    """Hands a body over that was read already; afterwards it waits, as the server does, for the client to leave."""
+
+    def __init__(self, body: bytes, receive: Receive):
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self._receive()
+
+
+def _too_large(limits: Limits) -> Refused:
+    return Refused(
+        Kind.TOO_LARGE,
+        f"the body is larger than {limits.body_bytes >> 20} MiB, also when it was packed; send less",
+    )

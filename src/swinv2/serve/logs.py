@@ -1,0 +1,42 @@
+"""What a server writes to stderr: one JSON object per line, for people with jq and for log collectors."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+
+
+class Lines(logging.Formatter):
+    """time, level, message, and the fields that a record brings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(*, each_request: bool) -> None:
+    """Send the lines of the server and of its libraries to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    levels = {
+        "swinv2": logging.INFO,
+        "swinv2.access": logging.INFO if each_request else logging.WARNING,
+        "uvicorn": logging.WARNING,
+        "uvicorn.error": logging.WARNING,
+        "grpc": logging.WARNING,
+    }
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for name in ("swinv2", "uvicorn", "grpc"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
