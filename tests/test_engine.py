@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -263,6 +264,42 @@ sys.exit(os.waitpid(child, 0)[1] or not same)
 """
     done = subprocess.run([sys.executable, "-c", program, os.fspath(path)], timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are kept by Linux")
+def test_more_threads_than_the_system_gives_are_refused(path):
+    """There is room for the stacks of some; those that were started have ended, and fewer still work."""
+    program = """
+import os, resource, sys, time
+import numpy as np
+from pathlib import Path
+from swinv2.runtimes import Unsupported
+from swinv2.runtimes.engine import EngineSession
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), hard))
+before = len(os.listdir("/proc/self/task"))
+try:
+    EngineSession(sys.argv[1], threads=1024)
+except Unsupported as error:
+    print(error)
+for _ in range(500):  # the system lists a thread for a moment after its end
+    if len(os.listdir("/proc/self/task")) > before:
+        time.sleep(0.01)
+print(len(os.listdir("/proc/self/task")) - before)
+with EngineSession(sys.argv[1], threads=2) as session:
+    print(np.isfinite(session.run(np.ones((1, 3, 64, 64), np.float32))).all())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, os.fspath(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    refused, left, works = done.stdout.splitlines()
+    sentence = r"the system gives no more than (\d+) threads, and 1024 were asked for; give fewer"
+    given = re.fullmatch(sentence, refused)
+    assert given, refused
+    assert 1 <= int(given[1]) < 1024
+    assert (left, works) == ("0", "True")
 
 
 def test_a_closed_session_says_so(path):

@@ -94,6 +94,9 @@ Workers::Workers(int count) {
     stop();
     throw Error(SWINV2_UNSUPPORTED, "the system gives no more than " + had + " threads, and " +
                                         std::to_string(count + 1) + " were asked for; give fewer");
+  } catch (...) {  // no memory for one more
+    stop();        // a thread that nobody waits for ends the program
+    throw;
   }
 }
 
