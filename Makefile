@@ -18,7 +18,7 @@ demo: .venv/.train          ## train, evaluate and predict on an embedded data s
 
 # Native runtimes in one process share names and threads, and some crash beside others: each has a process of its own.
 NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
-            torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format)
+            torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format engine_exports)
 
 # $(call run_tests,MARKERS): two files at a time. A file without such tests (exit code 5) is no failure.
 define run_tests

@@ -70,7 +70,7 @@ typedef struct swinv2_options {
 /* What a model is; strings live as long as the model. */
 typedef struct swinv2_info {
   const char* architecture; /* "swinv2_tiny_window8_256" */
-  const char* precision;    /* as opened */
+  const char* precision;    /* as opened; "" without weights, as are instructions; threads and weight_bytes are 0 */
   const char* instructions; /* "avx512", "avx2", "neon", "reference" ... */
   int threads;
   int classes;       /* number of logits, or of pooled features where the model has no head */
@@ -93,6 +93,12 @@ SWINV2_API int swinv2_check(const swinv2_options* options);
 /* Opens a model file. options may be NULL. On failure *model is NULL. path is UTF-8, on Windows as well. */
 SWINV2_API int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** model);
 
+/* A model without weights, for programs in which another runtime computes: record is the JSON text that every export
+ * of `swinv2 export` carries (swinv2_record returns it of a model file). It describes, prepares and ranks; what needs
+ * weights is refused. Sizes and class names are those of the exported file, which may have another image size than
+ * the model file that it was made from. On failure *model is NULL. */
+SWINV2_API int swinv2_open_record(const char* record, swinv2_model** model);
+
 /* Gives everything back; NULL is allowed. No call on the model may be under way. */
 SWINV2_API void swinv2_close(swinv2_model* model);
 
@@ -111,6 +117,9 @@ SWINV2_API int swinv2_classify_file(swinv2_model* model, const char* path, int k
 SWINV2_API int swinv2_classify_bytes(swinv2_model* model, const void* bytes, size_t size, int k, swinv2_score* top);
 SWINV2_API int swinv2_classify_pixels(swinv2_model* model, const uint8_t* rgb, int width, int height,
                                       ptrdiff_t row_bytes, int k, swinv2_score* top);
+
+/* The same of logits that were computed elsewhere, float [info.classes]. */
+SWINV2_API int swinv2_rank(const swinv2_model* model, const float* logits, int k, swinv2_score* top);
 
 /* The preprocessing alone: resize, crop and normalise as the model's record says.
  * tensor: float [channels, info.height, info.width]. The same pixels as the Python package, to the last bit.

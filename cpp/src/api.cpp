@@ -15,6 +15,7 @@
 #include "image/image.h"
 #include "mapping.h"
 #include "network.h"
+#include "record.h"
 #include "swinv2.h"
 
 #ifndef SWINV2_RELEASE
@@ -29,8 +30,8 @@ struct swinv2_model {
   Preprocess preprocess;
   std::vector<std::string> names;
   std::string record, architecture, precision;
-  std::unique_ptr<Network> network;
-  swinv2_info info;
+  std::unique_ptr<Network> network;  // null where only the record was opened
+  swinv2_info info{};
 };
 
 namespace {
@@ -108,9 +109,30 @@ Choice choice_of(const swinv2_options* options) {
   return {kernels, name, precision_of(name, kernels), given.threads};
 }
 
-std::string class_name(const Artifact& artifact, int index) {
-  return artifact.classes.empty() ? "class " + std::to_string(index)
-                                  : artifact.classes[static_cast<size_t>(index)];
+// What a file and a record alone both say.
+std::unique_ptr<swinv2_model> model_of(const Config& config, const Preprocess& preprocess,
+                                       const std::vector<std::string>& classes, const std::string& record) {
+  auto model = std::make_unique<swinv2_model>();
+  model->config = config;
+  model->preprocess = preprocess;
+  model->record = record;
+  model->architecture = config.architecture;
+  for (int i = 0; i < config.num_classes; i++)
+    model->names.push_back(classes.empty() ? "class " + std::to_string(i) : classes[static_cast<size_t>(i)]);
+  swinv2_info& info = model->info;
+  info.architecture = model->architecture.c_str();
+  info.precision = info.instructions = "";
+  info.classes = config.num_classes ? config.num_classes : config.features();
+  info.channels = config.in_chans;
+  info.height = preprocess.size.rows;
+  info.width = preprocess.size.cols;
+  info.stages = static_cast<int>(config.depths.size());
+  return model;
+}
+
+void need_weights(const swinv2_model& model) {
+  if (!model.network)
+    refuse("the model was opened without weights, from a record; swinv2_open a model file to compute here");
 }
 
 void check_size(int64_t batch, int height, int width) {
@@ -151,34 +173,43 @@ void prepare_bytes(const swinv2_model& model, const void* bytes, size_t size, fl
           model.preprocess, tensor);
 }
 
-int top_of(swinv2_model& model, const std::vector<float>& tensor, int k, swinv2_score* top) {
+void check_ranking(const swinv2_model& model, int k, const swinv2_score* top) {
   need(top, "top");
   if (k < 1) refuse("k is " + std::to_string(k) + "; give at least 1");
   if (!model.config.num_classes) refuse("the model has no classes, only features; use swinv2_run");
-  const int classes = model.info.classes;
-  std::vector<float> logits(static_cast<size_t>(classes));
+}
+
+bool finite(const float* logits, int classes) {
+  return std::all_of(logits, logits + classes, [](float logit) { return std::isfinite(logit); });
+}
+
+int rank(const swinv2_model& model, const float* logits, int k, swinv2_score* top) {
+  const int classes = model.info.classes, count = std::min(k, classes);
+  std::vector<int> order(static_cast<size_t>(classes));
+  std::iota(order.begin(), order.end(), 0);
+  std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                    [&](int a, int b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
+  const double largest = logits[order[0]];
+  double total = 0;
+  for (int i = 0; i < classes; i++) total += std::exp(logits[i] - largest);
+  for (int i = 0; i < count; i++) {
+    const int index = order[static_cast<size_t>(i)];
+    top[i] = {index, static_cast<float>(std::exp(logits[index] - largest) / total),
+              model.names[static_cast<size_t>(index)].c_str()};
+  }
+  return count;
+}
+
+int top_of(swinv2_model& model, const std::vector<float>& tensor, int k, swinv2_score* top) {
+  check_ranking(model, k, top);
+  std::vector<float> logits(static_cast<size_t>(model.info.classes));
   {
     std::lock_guard<std::mutex> lock(model.mutex);
     model.network->run(tensor.data(), 1, model.info.height, model.info.width, logits.data());
   }
-  std::vector<int> order(static_cast<size_t>(classes));
-  std::iota(order.begin(), order.end(), 0);
-  const int count = std::min(k, classes);
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int a, int b) {
-    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x > y || (x == y && a < b);
-  });
-  const double largest = logits[static_cast<size_t>(order[0])];
-  if (!std::isfinite(largest))
+  if (!finite(logits.data(), model.info.classes))
     throw Error(SWINV2_INTERNAL, "the model's answer in " + model.precision + " is not finite; try fp32");
-  double total = 0;
-  for (float logit : logits) total += std::exp(logit - largest);
-  for (int i = 0; i < count; i++) {
-    const int index = order[static_cast<size_t>(i)];
-    top[i] = {index, static_cast<float>(std::exp(logits[static_cast<size_t>(index)] - largest) / total),
-              model.names[static_cast<size_t>(index)].c_str()};
-  }
-  return count;
+  return rank(model, logits.data(), k, top);
 }
 
 }  // namespace
@@ -198,28 +229,28 @@ int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** 
     *out = nullptr;
     need(path, "path");
     const Choice choice = choice_of(options);
-    auto model = std::make_unique<swinv2_model>();
-    model->precision = choice.precision_name;
     const Artifact artifact = Artifact::open(path);
-    model->config = artifact.config;
-    model->preprocess = artifact.preprocess;
-    model->record = artifact.record;
-    model->architecture = artifact.config.architecture;
+    auto model = model_of(artifact.config, artifact.preprocess, artifact.classes, artifact.record);
+    model->precision = choice.precision_name;
     model->network = std::make_unique<Network>(artifact, choice.kernels, choice.precision,
                                                choice.threads ? choice.threads : processor_cores());
-    for (int i = 0; i < artifact.config.num_classes; i++) model->names.push_back(class_name(artifact, i));
     swinv2_info& info = model->info;
-    info.architecture = model->architecture.c_str();
     info.precision = model->precision.c_str();
     info.instructions = choice.kernels.name;
     info.threads = model->network->threads();
-    info.classes = model->network->outputs();
-    info.channels = model->config.in_chans;
-    info.height = model->preprocess.size.rows;
-    info.width = model->preprocess.size.cols;
-    info.stages = static_cast<int>(model->config.depths.size());
     info.weight_bytes = model->network->weight_bytes();
     *out = model.release();
+    return SWINV2_OK;
+  });
+}
+
+int swinv2_open_record(const char* json, swinv2_model** out) {
+  return guarded([&]() -> int {
+    need(out, "model");
+    *out = nullptr;
+    need(json, "record");
+    const Record record = read_record(json, "the model");
+    *out = model_of(record.config, record.preprocess, record.classes, json).release();
     return SWINV2_OK;
   });
 }
@@ -238,6 +269,7 @@ const char* swinv2_record(const swinv2_model* model) { return model ? model->rec
 int swinv2_classify_file(swinv2_model* model, const char* path, int k, swinv2_score* top) {
   return guarded([&] {
     need(model, "model");
+    need_weights(*model);
     need(path, "path");
     const std::vector<unsigned char> bytes = read_file(path);
     std::vector<float> tensor = room(*model);
@@ -254,6 +286,7 @@ int swinv2_classify_file(swinv2_model* model, const char* path, int k, swinv2_sc
 int swinv2_classify_bytes(swinv2_model* model, const void* bytes, size_t size, int k, swinv2_score* top) {
   return guarded([&] {
     need(model, "model");
+    need_weights(*model);
     std::vector<float> tensor = room(*model);
     prepare_bytes(*model, bytes, size, tensor.data());
     return top_of(*model, tensor, k, top);
@@ -264,9 +297,21 @@ int swinv2_classify_pixels(swinv2_model* model, const uint8_t* rgb, int width, i
                            ptrdiff_t row_bytes, int k, swinv2_score* top) {
   return guarded([&] {
     need(model, "model");
+    need_weights(*model);
     std::vector<float> tensor = room(*model);
     prepare(view_of(*model, rgb, width, height, row_bytes), model->preprocess, tensor.data());
     return top_of(*model, tensor, k, top);
+  });
+}
+
+int swinv2_rank(const swinv2_model* model, const float* logits, int k, swinv2_score* top) {
+  return guarded([&] {
+    need(model, "model");
+    need(logits, "logits");
+    check_ranking(*model, k, top);
+    if (!finite(logits, model->info.classes))
+      refuse("logits are not finite; compute them in a wider precision");
+    return rank(*model, logits, k, top);
   });
 }
 
@@ -293,6 +338,7 @@ int swinv2_run(swinv2_model* model, const float* images, int64_t batch, int heig
                float* logits) {
   return guarded([&]() -> int {
     need(model, "model");
+    need_weights(*model);
     need(images, "images");
     need(logits, "logits");
     check_size(batch, height, width);
@@ -306,6 +352,7 @@ int swinv2_trace(swinv2_model* model, const float* image, int height, int width,
                  void* context) {
   return guarded([&]() -> int {
     need(model, "model");
+    need_weights(*model);
     need(image, "image");
     if (!watch) refuse("watch is NULL");
     check_size(1, height, width);

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "error.h"
-#include "json.h"
 #include "mapping.h"
 #include "parameters.h"
 #include "record.h"
@@ -47,15 +46,6 @@ void convert(float* out, const unsigned char* data, int64_t values, Convert to_f
   }
 }
 
-Json parse_record(const std::string& record, const std::string& name) {
-  try {
-    Json values = Json::parse(record);
-    if (values.is(Json::Kind::object)) return values;
-  } catch (const JsonError&) {
-  }
-  refuse(name + " has a record that is not JSON; copy or download it again");
-}
-
 }  // namespace
 
 int64_t Tensor::values() const {
@@ -79,7 +69,7 @@ Artifact Artifact::parse(const unsigned char* bytes, size_t size, const std::str
            " holds weights without a swinv2 record (preprocessing, class names); run `swinv2 convert " +
            name + " model.safetensors` once and use its result");
   }
-  Record record = read_record(parse_record(found->second, name), name);
+  Record record = read_record(found->second, name);
   Artifact artifact;
   artifact.config = std::move(record.config);
   artifact.preprocess = std::move(record.preprocess);

@@ -236,9 +236,19 @@ void check_version(const Json* version, const std::string& where) {
                   "; use a newer library, or `swinv2 convert` it with the version that wrote it");
 }
 
+Json parsed(const std::string& json, const std::string& where) {
+  try {
+    Json values = Json::parse(json);
+    if (values.is(Json::Kind::object)) return values;
+  } catch (const JsonError&) {
+  }
+  throw Error(SWINV2_BAD_MODEL, where + " has a record that is not JSON; copy or download it again");
+}
+
 }  // namespace
 
-Record read_record(const Json& values, const std::string& where) {
+Record read_record(const std::string& json, const std::string& where) {
+  const Json values = parsed(json, where);
   check_version(values.find("format_version"), where);
   try {
     Record record;

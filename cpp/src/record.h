@@ -29,7 +29,7 @@ struct Record {
   std::string tensors_sha256;        // 64 hexadecimal digits, or empty where the record has none
 };
 
-// where names the file. Throws Error BAD_MODEL: another version, or a field that is missing, unknown, wrong.
-Record read_record(const Json& values, const std::string& where);
+// where names the file. Throws Error BAD_MODEL: no JSON, another version, a field that is missing, unknown, wrong.
+Record read_record(const std::string& json, const std::string& where);
 
 }  // namespace swinv2

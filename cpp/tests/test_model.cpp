@@ -253,6 +253,54 @@ void test_intermediates(const std::string& path) {
   CHECK(names.size() > 3 && names.front() == "embed" && names.back() == "logits");
 }
 
+// What a program needs in which another runtime computes: the same pixels, names and order without the weights.
+void test_a_record_without_weights(const std::string& path) {
+  const Model whole(path, 1, "fp32");
+  swinv2_model* model = nullptr;
+  CHECK(swinv2_open_record(swinv2_record(whole.handle), &model) == SWINV2_OK, swinv2_last_error());
+  const swinv2_info &info = *swinv2_describe(model), &right = *swinv2_describe(whole.handle);
+  CHECK(info.classes == right.classes && info.channels == right.channels && info.stages == right.stages);
+  CHECK(info.height == right.height && info.width == right.width && !info.threads && !info.weight_bytes);
+  CHECK(std::string(info.architecture) == right.architecture && !*info.precision && !*info.instructions);
+
+  std::vector<uint8_t> rgb(3 * 70 * 50);
+  for (size_t i = 0; i < rgb.size(); i++) rgb[i] = static_cast<uint8_t>(i * 37);
+  const size_t size = static_cast<size_t>(info.channels * info.height * info.width);
+  std::vector<float> mine(size), theirs(size), logits(static_cast<size_t>(info.classes));
+  CHECK(swinv2_prepare_pixels(model, rgb.data(), 70, 50, 0, mine.data()) == SWINV2_OK);
+  CHECK(swinv2_prepare_pixels(whole.handle, rgb.data(), 70, 50, 0, theirs.data()) == SWINV2_OK);
+  CHECK(mine == theirs, "the pixels are others");
+
+  swinv2_score found[9], expected[9];
+  CHECK(swinv2_run(whole.handle, mine.data(), 1, info.height, info.width, logits.data()) == SWINV2_OK);
+  const int count = swinv2_rank(model, logits.data(), 9, found);
+  CHECK(count == swinv2_classify_pixels(whole.handle, rgb.data(), 70, 50, 0, 9, expected) && count == 7);
+  for (int i = 0; i < count; i++)
+    CHECK(found[i].index == expected[i].index && found[i].score == expected[i].score &&
+          !std::strcmp(found[i].name, expected[i].name));
+
+  for (int status : {swinv2_run(model, mine.data(), 1, info.height, info.width, logits.data()),
+                     swinv2_trace(
+                         model, mine.data(), info.height, info.width,
+                         [](void*, const char*, const float*, const int64_t*, int) {}, nullptr),
+                     swinv2_classify_pixels(model, rgb.data(), 70, 50, 0, 1, found),
+                     swinv2_classify_bytes(model, rgb.data(), rgb.size(), 1, found),
+                     swinv2_classify_file(model, "absent.ppm", 1, found)})
+    CHECK(status == SWINV2_BAD_ARGUMENT);
+  CHECK(std::string(swinv2_last_error()).find("without weights") != std::string::npos, swinv2_last_error());
+  logits[3] = NAN;
+  CHECK(swinv2_rank(model, logits.data(), 1, found) == SWINV2_BAD_ARGUMENT);
+  CHECK(std::string(swinv2_last_error()).find("logits are not finite") == 0, swinv2_last_error());
+  swinv2_close(model);
+
+  for (const char* wrong : {"", "[]", "{}", "{\"format_version\": 2}", "{\"format_version\": 1}"}) {
+    model = reinterpret_cast<swinv2_model*>(&logits);
+    CHECK(swinv2_open_record(wrong, &model) == SWINV2_BAD_MODEL && !model, wrong);
+    CHECK(std::string(swinv2_last_error()).find("the model ") == 0, swinv2_last_error());
+  }
+  CHECK(swinv2_open_record(nullptr, &model) == SWINV2_BAD_ARGUMENT && !model);
+}
+
 // A file name with characters of three alphabets, for the model as for the picture.
 void test_file_names() {
   const std::string model_path = "test_model_b\u00fccher_\u03bb.safetensors",
@@ -286,6 +334,7 @@ int main(int argc, char** argv) {
   test_callers_at_once(path);
   test_models_open_and_fail_at_once(path);
   test_intermediates(path);
+  test_a_record_without_weights(path);
   test_file_names();
   if (argc == 1) std::filesystem::remove(path);
   return finish();
