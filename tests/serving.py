@@ -1,0 +1,99 @@
+"""Shared by the tests of `swinv2 serve`: small models on disk, and real server processes in front of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import SMALL, randomized
+from PIL import Image
+
+from swinv2 import artifact
+from swinv2.artifact import Record
+from swinv2.model import SwinV2
+from swinv2.preprocess import Preprocess
+
+NAMES = ("ape", "bee", "cow", "dog", "eel", "fox", "gnu")
+PREPROCESS = Preprocess(size=(64, 64), resize_to=73)
+
+
+@dataclass
+class Running:
+    """A server that answers. http, grpc: where; log: file with what it writes to stderr."""
+
+    http: str
+    grpc: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send a signal; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+def write_model(path: Path, *, seed: int = 0, classes: tuple[str, ...] = NAMES) -> Path:
+    """A model file: the small network of the tests with weights that matter, for pictures of 64 x 64 pixels."""
+    model = randomized(SwinV2(SMALL), seed).eval()
+    record = Record(SMALL, PREPROCESS, classes=classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write(path, record, model.state_dict())
+    return path
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (90, 70), kind: str = "PNG") -> bytes:
+    """An encoded picture of soft colours, another one for each seed."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    data = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(data, kind)
+    return data.getvalue()
+
+
+@contextmanager
+def serving(
+    *arguments: str | os.PathLike[str], environment: dict[str, str] | None = None
+) -> Iterator[Running]:
+    """`swinv2 serve` with these arguments on free ports, from ready to its end; it must end well."""
+    command = [sys.executable, "-m", "swinv2", "serve", *map(os.fspath, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with (
+            log.open("w") as lines,
+            subprocess.Popen(
+                [*command, "--http-port", "0", "--grpc-port", "0", "--json"], stdout=subprocess.PIPE, stderr=lines,
+                text=True, env=os.environ | (environment or {}),
+            ) as process,
+        ):  # fmt: skip
+            try:
+                assert process.stdout is not None
+                said = ""
+                for line in process.stdout:
+                    said += line
+                    if line == "}\n":
+                        break
+                assert said, log.read_text()
+                told = json.loads(said)
+                assert "error" not in told, told
+                running = Running(told["http"], told["grpc"], process, log)
+                yield running
+                if process.poll() is None:
+                    assert running.end() == 0, log.read_text()
+            finally:
+                if process.poll() is None:
+                    process.kill()
