@@ -59,7 +59,8 @@ cross-arm:                  ## the same for 64-bit ARM into build/aarch64, its t
 	@cpp/needs.sh "cmake ninja aarch64-linux-gnu-g++ qemu-aarch64-static" \
 	  cmake ninja-build g++-aarch64-linux-gnu qemu-user-static
 	$(call CROSS,aarch64,aarch64)
-	qemu-aarch64-static -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/test_kernels  # has no dot product
+	qemu-aarch64-static -cpu cortex-a76 -L /usr/aarch64-linux-gnu build/aarch64/test_kernels  # has dot products only
+	qemu-aarch64-static -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/test_kernels  # has none of it
 
 cross-windows: export WINEPREFIX := $(CURDIR)/build/wine
 cross-windows: export WINEDEBUG := -all

@@ -140,6 +140,23 @@ void test_products(const Kernels& k) {
     }
 }
 
+// Sums of int8 are exact, so sets that share their vectors give the same to the last bit, however they add.
+void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
+  for (int rows = 1; rows < 30; rows++)
+    for (int in : {1, 4, 5, 12, 96, 100, 3072}) {
+      const int outs = 48, padded = round_up(in, 4);
+      Rows x(Precision::int8, rows, padded);
+      for (int r = 0; r < rows; r++)
+        k.encode(x.operand, r, normals(static_cast<size_t>(in)).data(), in, padded);
+      const Matrix w(k, Precision::int8, normals(static_cast<size_t>(outs * in)),
+                     normals(static_cast<size_t>(outs)), outs, in);
+      std::vector<float> mine(static_cast<size_t>(rows * outs)), theirs = mine;
+      k.linear(mine.data(), static_cast<size_t>(outs), x.operand, rows, w.packed, 0, w.packed.panels);
+      other.linear(theirs.data(), static_cast<size_t>(outs), x.operand, rows, w.packed, 0, w.packed.panels);
+      CHECK(mine == theirs, shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
+    }
+}
+
 void test_gelu_everywhere(const Kernels& k) {  // through a product with 1
   Rows x(Precision::fp32, 1, 4), y(Precision::fp32, 1, 32);
   const Matrix one(k, Precision::fp32, std::vector<float>(4, 1.0f), {0}, 1, 4);
@@ -269,6 +286,9 @@ int main() {
     test_gelu_everywhere(*tables[i]);
     test_rows(*tables[i]);
     test_attention(*tables[i]);
+    for (int j = 0; j < i; j++)
+      if (tables[i]->int8 && tables[j]->int8 && tables[i]->width == tables[j]->width)
+        test_int8_is_the_same(*tables[i], *tables[j]);
     std::printf("%s: tested\n", tables[i]->name);
   }
   return finish();

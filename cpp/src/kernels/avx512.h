@@ -8,6 +8,7 @@
 
 #define HAS_PERMUTED_GELU 1
 #define HAS_STORE_BY_FOUR 1
+#define HAS_INT8_BLOCKS 0
 
 namespace swinv2 {
 namespace SWINV2_SET {

@@ -5,7 +5,7 @@
 //   V, I             vectors of LANES floats and of LANES int32
 //   COLUMNS, ROWS    vectors in a row of a panel, and rows that a tile of accumulators has at most
 //   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
-//   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8
+//   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8; HAS_INT8_BLOCKS: tile_int8 instead of the latter
 // Everything has internal linkage or lies in that namespace: code for one set must never be merged into another's.
 
 #include <math.h>  // lrintf; the templates of <cmath> would be merged between sets
@@ -111,6 +111,10 @@ struct Ahead {
 template <class P, int R>
 inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride,
                  const unsigned char* w, size_t w_stride, int steps, Ahead ahead) {
+#if HAS_INT8_BLOCKS
+  if constexpr (P::VALUES == 4)
+    return tile_int8<R>(acc, x, stride, w, w_stride, steps, ahead.at, ahead.stride);
+#endif
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::zero();
   // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base
   // + 2 s.

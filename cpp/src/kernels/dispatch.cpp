@@ -73,6 +73,8 @@ int find(const Kernels** tables) {
 #if defined(__linux__)
   const bool dot = getauxval(AT_HWCAP) & (1ul << 20);           // HWCAP_ASIMDDP; older headers lack the names
   const bool bf16 = dot && getauxval(AT_HWCAP2) & (1ul << 14);  // HWCAP2_BF16
+  const bool i8mm = getauxval(AT_HWCAP2) & (1ul << 13);         // HWCAP2_I8MM
+  if (bf16 && i8mm) tables[count++] = neon_i8mm_kernels();
   if (bf16) tables[count++] = neon_bf16_kernels();
   if (dot) tables[count++] = neon_dot_kernels();
 #elif defined(__APPLE__)

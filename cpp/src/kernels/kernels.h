@@ -107,6 +107,7 @@ const Kernels* avx512_bf16_kernels();
 const Kernels* neon_kernels();
 const Kernels* neon_dot_kernels();
 const Kernels* neon_bf16_kernels();
+const Kernels* neon_i8mm_kernels();
 
 // Packs weights [outs, in] (row-major floats) for a width. data: packed_bytes() of room, aligned to 64.
 // int8: one scale per out, of which the largest weight is 127.

@@ -3,6 +3,7 @@
 #define SWINV2_SET neon
 #define HAS_BF16 0
 #define HAS_INT8 0
+#define HAS_INT8_BLOCKS 0
 
 #include "neon.h"
 

@@ -1,4 +1,5 @@
-// Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_BF16, HAS_INT8.
+// Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_BF16, HAS_INT8
+// and HAS_INT8_BLOCKS.
 #include <arm_neon.h>
 
 #include "kernels.h"
@@ -13,8 +14,8 @@ namespace {
 
 using V = float32x4_t;
 using I = int32x4_t;
-constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;  // 24 sums, 4 weights and 1 activation of 32 registers
-constexpr int OFFSET = 0;                        // the products take signed by signed
+constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;    // 24 sums, 4 weights and 1 activation of 32 registers
+constexpr int OFFSET = HAS_INT8_BLOCKS ? 128 : 0;  // dot products take signed by signed
 
 inline V load(const float* p) { return vld1q_f32(p); }
 inline V load_halves(const float* low, const float* high) {
@@ -81,6 +82,59 @@ inline I add_int(I a, I b) { return vaddq_s32(a, b); }
 inline I sub_int(I a, I b) { return vsubq_s32(a, b); }
 inline int32_t sum_int(I a) { return vaddvq_s32(a); }
 inline V to_float(I a) { return vcvtq_f32_s32(a); }
+#if HAS_INT8_BLOCKS
+// One instruction multiplies two columns with two rows over eight values, which are two steps of a panel:
+// [column 0 row 0, column 0 row 1, column 1 row 0, column 1 row 1]. A step has the columns side by side, so two of
+// them are zipped. Weights go in as they are stored, with 128 added: unsigned by signed.
+template <int PAIRS>
+inline void add_blocks(I (&blocks)[PAIRS][2 * COLUMNS], int c, const int8x16_t (&rows)[PAIRS], I first,
+                       I second) {
+  const uint8x16_t left = vreinterpretq_u8_s32(vzip1q_s32(first, second)),
+                   right = vreinterpretq_u8_s32(vzip2q_s32(first, second));
+  UNROLL for (int p = 0; p < PAIRS; p++) {
+    blocks[p][2 * c] = vusmmlaq_s32(blocks[p][2 * c], left, rows[p]);
+    blocks[p][2 * c + 1] = vusmmlaq_s32(blocks[p][2 * c + 1], right, rows[p]);
+  }
+}
+
+// tile() of body.h in int8. An odd last row is taken twice, and one of the two results is left.
+template <int R>
+inline void tile_int8(I (&acc)[R][COLUMNS], const unsigned char* x, size_t stride, const unsigned char* w,
+                      size_t w_stride, int steps, const unsigned char* ahead, size_t ahead_stride) {
+  constexpr int PAIRS = (R + 1) / 2;
+  I blocks[PAIRS][2 * COLUMNS];
+  int8x16_t rows[PAIRS];
+  UNROLL for (int p = 0; p < PAIRS; p++) UNROLL for (int c = 0; c < 2 * COLUMNS; c++) blocks[p][c] =
+      vdupq_n_s32(0);
+  const auto row = [&](int r, int k) {
+    return reinterpret_cast<const int8_t*>(x + (r < R ? r : R - 1) * stride + 4 * static_cast<size_t>(k));
+  };
+  const auto weights = [&](int k, int c) {
+    return vreinterpretq_s32_u8(vld1q_u8(w + static_cast<size_t>(k) * w_stride + c * LANES * 4));
+  };
+  int k = 0;
+  for (; k + 2 <= steps; k += 2) {
+    prefetch(ahead);
+    prefetch(ahead + ahead_stride);
+    ahead += 2 * ahead_stride;
+    UNROLL for (int p = 0; p < PAIRS; p++) rows[p] =
+        vcombine_s8(vld1_s8(row(2 * p, k)), vld1_s8(row(2 * p + 1, k)));
+    UNROLL for (int c = 0; c < COLUMNS; c++) add_blocks(blocks, c, rows, weights(k, c), weights(k + 1, c));
+  }
+  if (k < steps) {  // one step is left: its other half is zeros, and nothing is read beyond
+    const auto half = [&](int r) {
+      return vreinterpret_s8_s32(
+          vld1_lane_s32(reinterpret_cast<const int32_t*>(row(r, k)), vdup_n_s32(0), 0));
+    };
+    UNROLL for (int p = 0; p < PAIRS; p++) rows[p] = vcombine_s8(half(2 * p), half(2 * p + 1));
+    UNROLL for (int c = 0; c < COLUMNS; c++) add_blocks(blocks, c, rows, weights(k, c), vdupq_n_s32(0));
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) {
+    const I left = blocks[r / 2][2 * c], right = blocks[r / 2][2 * c + 1];
+    acc[r][c] = r % 2 ? vuzp2q_s32(left, right) : vuzp1q_s32(left, right);
+  }
+}
+#endif
 // 4 values of at most 127 rounded to int8; returns them
 inline I store_int8(int8_t* p, V x) {
   const I whole = vcvtnq_s32_f32(x);

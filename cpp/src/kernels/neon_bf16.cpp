@@ -1,8 +1,9 @@
-// NEON with products of bfloat16 and of int8 (ARMv8.6).
+// NEON with products of bfloat16 and of int8.
 
 #define SWINV2_SET neon_bf16
 #define HAS_BF16 1
 #define HAS_INT8 1
+#define HAS_INT8_BLOCKS 0
 
 #include "neon.h"
 

@@ -3,6 +3,7 @@
 #define SWINV2_SET neon_dot
 #define HAS_BF16 0
 #define HAS_INT8 1
+#define HAS_INT8_BLOCKS 0
 
 #include "neon.h"
 
