@@ -150,9 +150,10 @@ void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
         k.encode(x.operand, r, normals(static_cast<size_t>(in)).data(), in, padded);
       const Matrix w(k, Precision::int8, normals(static_cast<size_t>(outs * in)),
                      normals(static_cast<size_t>(outs)), outs, in);
-      std::vector<float> mine(static_cast<size_t>(rows * outs)), theirs = mine;
-      k.linear(mine.data(), static_cast<size_t>(outs), x.operand, rows, w.packed, 0, w.packed.panels);
-      other.linear(theirs.data(), static_cast<size_t>(outs), x.operand, rows, w.packed, 0, w.packed.panels);
+      const size_t stride = static_cast<size_t>(w.packed.panels * k.width);  // whole panels are written
+      std::vector<float> mine(stride * static_cast<size_t>(rows)), theirs = mine;
+      k.linear(mine.data(), stride, x.operand, rows, w.packed, 0, w.packed.panels);
+      other.linear(theirs.data(), stride, x.operand, rows, w.packed, 0, w.packed.panels);
       CHECK(mine == theirs, shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
     }
 }
