@@ -19,6 +19,7 @@ from PIL import Image
 
 import swinv2
 from swinv2 import artifact, child, cli, verification
+from swinv2.deployments import DEPLOYMENTS
 from swinv2.export import Disagreement, export, target
 from swinv2.runtimes import RUNTIMES, Node, beside, formats, open_session
 from swinv2.verbs import Exit, UsageError
@@ -260,7 +261,7 @@ def test_every_format_can_be_named():
 
     from swinv2.export import Format
 
-    assert set(get_args(Format)) == set(formats())
+    assert set(get_args(Format)) == set(formats()) | set(DEPLOYMENTS)
 
 
 def test_an_export_predicts_and_is_evaluated(exported, source, tmp_path, capsys):

@@ -50,6 +50,7 @@ BELOW = {  # nouns without torch
     "lint":           "runtimes",
     "child":          "artifact",
     "verification":   "artifact child config parity probe runtimes",
+    "deployments":    "artifact runtimes",
     "data":           "images extras console labels verbs weights",
     "metrics":        "extras",
     "multilabel":     "extras metrics",
@@ -96,8 +97,8 @@ VERBS = {
                       "runtimes.torch verbs world",
     "report":         "artifact console data explain.explainer extras images metrics preprocess verbs",
     "explain":        "console explain.drawing explain.explainer inputs model verbs",
-    "export":         "artifact checkpoints child config console extras model parity quantize runtimes verbs "
-                      "verification",
+    "export":         "artifact checkpoints child config console deployments extras model parity quantize runtimes "
+                      "verbs verification",
     "quantize":       "artifact child config console data evaluate export extras inputs metrics model runtimes verbs "
                       "verification",
     "verify":         "artifact console export parity verbs verification",
@@ -148,6 +149,7 @@ WITHOUT_TORCH = [
     "explain",
     "explain.explainer",
     "export",
+    "export.deploying",
     "export.one",
     "export.printing",
     "quantize",

@@ -12,11 +12,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from swinv2 import artifact, console
-from swinv2.export.one import Disagreement, Exported, Say, export_one, refer
+from swinv2.deployments import DEPLOYMENTS
+from swinv2.export.deploying import deploy, place_of
+from swinv2.export.one import Disagreement, Exported, Say, carry_one, export_one, refer
 from swinv2.export.printing import print_exports, progress
 from swinv2.runtimes import RUNTIMES, Options, formats
 from swinv2.verbs import Exit, UsageError, make_callable
@@ -24,6 +27,7 @@ from swinv2.verbs import Exit, UsageError, make_callable
 if TYPE_CHECKING:
     from swinv2.config import Pair
     from swinv2.model import SwinV2
+    from swinv2.verification import Reference
 
 __all__ = ["Disagreement", "Exported", "export", "export_one", "refer"]
 
@@ -39,6 +43,8 @@ Format = Literal[
     "mnn",
     "coreml",
     "paddle",
+    "triton",
+    "kserve",
 ]
 
 
@@ -63,9 +69,9 @@ def command(
 
     Args:
         model: an artifact, a checkpoint of another library, or the name of a published model.
-        to: the formats; several after one another.
+        to: the formats, or the servers (triton, kserve) that a folder is written for; several after one another.
         output: the file to write, or a folder for several; by default they are named after the model and
-            stand beside it.
+            stand beside it. For a server, a folder of models, or folder/name/version.
         precision: of the weights and of the computation; int8 needs --data, see `swinv2 quantize`.
         data: pictures to calibrate int8 on: a data set or a folder.
         image_size: another image size than that of the model's preprocessing.
@@ -77,6 +83,7 @@ def command(
         swinv2 export runs/demo/best.safetensors --to onnx openvino
         swinv2 export swinv2_tiny_window8_256 --to litert --output phone/model.tflite
         swinv2 export model.safetensors --to onnx --dynamic-size
+        swinv2 export model.safetensors --to triton --output models/classifier/1
     """
     with progress(json) as say:
         done, failed = _export(
@@ -141,34 +148,61 @@ def _export(
 ) -> tuple[list[Exported], dict[str, Exception]]:
     """What was written, and what was not with the reason."""
     names = list(dict.fromkeys(to))
-    if unknown := [name for name in names if name not in formats()]:
-        raise UsageError(f"there is no format {unknown[0]!r}; choose from {', '.join(formats())}")
+    if unknown := [name for name in names if name not in formats() and name not in DEPLOYMENTS]:
+        raise UsageError(
+            f"there is no format {unknown[0]!r}; choose from {', '.join((*formats(), *DEPLOYMENTS))}"
+        )
     options = Options(precision=precision, dynamic_size=dynamic_size, opset=opset, device=device)
-    targets = {name: target(model, name, precision, output, several=len(names) > 1) for name in names}
+    several = len(names) > 1
+    targets = {
+        name: target(model, name, precision, output, several=several) for name in names if name in RUNTIMES
+    }
+    places = {
+        name: place_of(model, DEPLOYMENTS[name], precision, output, several=several)
+        for name in names
+        if name in DEPLOYMENTS
+    }
     if precision == "int8":
         if dynamic_size:
             raise UsageError("int8 is written for one image size; leave --dynamic-size out")
+        for name in places:
+            if "int8" not in RUNTIMES[DEPLOYMENTS[name].carries].exports:
+                raise UsageError(DEPLOYMENTS[name].cannot_carry(options) or f"{name} has no int8")
         from swinv2.quantize import quantize
 
-        quantized = quantize(model, data, names, targets=targets, image_size=image_size, opset=opset, say=say)
-        return [one.exported for one in quantized], {}
+        def rounded(to: list[str], targets: dict[str, Path]) -> list[Exported]:
+            found = quantize(model, data, to, targets=targets, image_size=image_size, opset=opset, say=say)
+            return [one.exported for one in found]
+
+        written = dict(zip(targets, rounded(list(targets), targets), strict=True)) if targets else {}
+        for name, place in places.items():
+            written[name] = deploy(
+                DEPLOYMENTS[name], place, lambda runtime, path: rounded([runtime], {runtime: path})[0]
+            )
+        return [written[name] for name in names], {}
     if data is not None:
         raise UsageError("--data is for int8; add --precision int8, or leave --data out")
     done: list[Exported] = []
     failed: dict[str, Exception] = {}
-    reference = None
     with as_artifact(model, image_size, say) as source:
+
+        @cache
+        def reference() -> Reference:
+            say("running the torch model")
+            return refer(source, dynamic_size=dynamic_size)
+
+        def write(runtime: str, path: Path) -> Exported:
+            row = RUNTIMES[runtime]
+            if not row.exports:
+                return carry_one(source, path, row, reference(), device=device, say=say)
+            return export_one(source, path, row, options, reference(), device=device, say=say)
+
         for name in names:
             try:
-                row = RUNTIMES[name]
-                if why := row.cannot_export(options):
+                server = DEPLOYMENTS.get(name)
+                if why := server.cannot_carry(options) if server else RUNTIMES[name].cannot_export(options):
                     raise ImportError(why) if "pip install" in why else ValueError(why)
-                if reference is None:
-                    say("running the torch model")
-                    reference = refer(source, dynamic_size=dynamic_size)
-                done.append(
-                    export_one(source, targets[name], row, options, reference, device=device, say=say)
-                )
+                done.append(deploy(server, places[name], write) if server else write(name, targets[name]))
             except Exception as error:
                 if not one_fails_alone:
                     raise

@@ -119,12 +119,7 @@ def export_one(
         if not not_run:
             say(f"{row.name}: comparing with the torch model")
             comparisons, ran = verification.measure(path, row.name, reference, device=device)
-            for comparison in comparisons:
-                if problem := comparison.problem(options.precision):
-                    raise Disagreement(
-                        f"{target.name} was not written: {row.name} does not give the answers of the torch model; "
-                        f"{problem}"
-                    )
+            _refuse_others(target, row, comparisons, options.precision)
             about |= {"verified": {**ran, "comparisons": [c.to_dict() for c in comparisons]}}
             verification.write_record(row, path, _with_export(record, about))
         else:
@@ -133,6 +128,43 @@ def export_one(
         size = sum(size_of(file) for file in row.files(path))
         move(row.files(path), target.parent)
     return Exported(row.name, target, options.precision, size, about, tuple(comparisons), not_run)
+
+
+def carry_one(
+    source: Path,
+    target: Path,
+    row: Runtime,
+    reference: Reference,
+    *,
+    device: str = "auto",
+    say: Say = lambda text: None,
+) -> Exported:
+    """Copy an artifact to target, for a runtime that opens artifacts; compared as what export_one writes is.
+
+    Raises:
+        Disagreement: that runtime does not give the same answers; nothing is left of the copy.
+        child.Died: the runtime crashed.
+        OSError: no space, no permission; an older file under the name is untouched.
+    """
+    with workshop(target) as folder:
+        path = folder / target.name
+        shutil.copyfile(source, path)
+        comparisons: list[Comparison] = []
+        if not (not_run := row.unsupported(device, "fp32") or ""):
+            say(f"{row.name}: comparing with the torch model")
+            comparisons, _ = verification.measure(path, row.name, reference, device=device)
+            _refuse_others(target, row, comparisons, "fp32")
+        move((path,), target.parent)
+    return Exported(row.name, target, "fp32", target.stat().st_size, {}, tuple(comparisons), not_run)
+
+
+def _refuse_others(target: Path, row: Runtime, comparisons: list[Comparison], precision: str) -> None:
+    """Raises Disagreement where the answers are not those of the torch model."""
+    for comparison in comparisons:
+        if problem := comparison.problem(precision):
+            raise Disagreement(
+                f"{target.name} was not written: {row.name} does not give the answers of the torch model; {problem}"
+            )
 
 
 def _with_export(record: Record, about: dict[str, Any]) -> Record:
