@@ -1,5 +1,5 @@
 # make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize
-#      bench | docs | clean
+#      peers | bench | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
@@ -11,14 +11,14 @@ ENGINE := $(CURDIR)/build/engine
 test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
 test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries bench docs clean
+.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers bench docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
 
 # Native runtimes in one process share names and threads, and some crash beside others: each has a process of its own.
 NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
-            torchscript tensorrt quantize quantize_parts benchmark benchmark_compare every_format engine_exports)
+            torchscript tensorrt export_triton quantize quantize_parts benchmark benchmark_compare every_format engine_exports)
 
 # $(call run_tests,MARKERS): two files at a time. A file without such tests (exit code 5) is no failure.
 define run_tests
@@ -26,7 +26,7 @@ define run_tests
 	printf '%s\n' $(NATIVE) | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest -q -m $(1) {} || test $$? -eq 5'
 endef
 
-test: engine                ## everything that a CPU can show
+test: engine peers          ## everything that a CPU can show
 	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
 	$(call run_tests,"not slow and not gpu")
 
@@ -81,6 +81,16 @@ sanitize:                   ## the tests of cpp/ under the sanitizers of address
 	@cpp/needs.sh "cmake ninja" cmake ninja-build
 	$(call SANITIZED,address,address$(comma)undefined)
 	$(call SANITIZED,thread,thread) -R "kernels|model"
+
+# tests/peers.py says what they are. They are unpacked and not installed: what they want does not fit beside ours.
+PEERS := nvidia-pytriton>=0.7 kserve>=0.20
+peers: build/peers/.there   ## Triton itself and the models of KServe's resources, for the tests that ask them
+
+build/peers/.there: Makefile | .venv/bin/python
+	@mkdir -p build/peers && touch $@
+	@for package in $(patsubst %,"%",$(PEERS)); do echo "make: fetching $$package"; \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-compile --upgrade --target build/peers "$$package" || \
+	  { rm -f $@; echo "make: it is not to be had here; tests that ask it are skipped" >&2; }; done
 
 bench: .venv/.test          ## ours against timm, transformers and torchvision, in interleaved runs
 	$(BIN)/python benchmarks/inference.py

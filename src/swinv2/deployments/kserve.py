@@ -142,7 +142,13 @@ spec:
         volumeMounts:
           - name: scratch
             mountPath: /tmp
+          - name: batches
+            mountPath: /dev/shm
     volumes:
       - name: scratch
         emptyDir: {{}}
+      - name: batches  # what the server hands to its workers
+        emptyDir:
+          medium: Memory
+          sizeLimit: 256Mi
 """
