@@ -49,12 +49,13 @@ DOCKERFILE = """\
 #
 #     docker build -t NAME:VERSION .      with the name that inferenceservice.yaml has
 #
-# SWINV2 may be a file or an address of a wheel, where the package index does not have the version.
+# --build-arg SWINV2=ADDRESS takes it from elsewhere, where the package index does not have this version.
 
-# The engine is compiled where there is a compiler; what runs has none.
+# The engine is compiled where there is a compiler; what runs has neither that nor pip.
 FROM python:3.13 AS build
 ARG SWINV2="swinv2[serve]=={version}"
-RUN python -m venv /opt/swinv2 && /opt/swinv2/bin/pip install --no-cache-dir "${{SWINV2}}"
+RUN python -m venv --without-pip /opt/swinv2 \\
+  && pip --python /opt/swinv2/bin/python install --no-cache-dir "${{SWINV2}}"
 
 FROM python:3.13-slim
 COPY --from=build /opt/swinv2 /opt/swinv2
