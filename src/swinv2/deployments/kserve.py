@@ -54,6 +54,7 @@ DOCKERFILE = """\
 # The engine is compiled where there is a compiler; what runs has neither that nor pip.
 FROM python:3.13 AS build
 ARG SWINV2="swinv2[serve]=={version}"
+# hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/swinv2 \\
   && pip --python /opt/swinv2/bin/python install --no-cache-dir "${{SWINV2}}"
 
