@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -283,6 +284,19 @@ def test_triton_names_the_classes(served, source):
         score, place, name = text.decode().split(":")
         assert (int(place), name) == (index, "abcdefg"[index])
         assert float(score) == pytest.approx(logits[index], abs=1e-4)
+
+
+def test_the_client_of_the_document_gets_names(served, tmp_path, monkeypatch, capsys):
+    http, _, _ = served
+    document = Path(__file__).parent.parent / "docs" / "deploy.md"
+    (block,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    assert block.count("127.0.0.1:8000") == 1
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PHOTOGRAPH, "photo.jpg")
+    exec(compile(block.replace("127.0.0.1:8000", http), "deploy.md", "exec"), {"__name__": "__main__"})
+    names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert len(set(names)) == 3
+    assert set(names) <= set("abcdefg")
 
 
 def test_triton_refuses_another_shape(served):
