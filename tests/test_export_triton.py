@@ -17,6 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 from conftest import SMALL
 from exports import small_model, write_small
+from folder import make_folder
 from google.protobuf import text_format
 from peers import tritonserver
 from tritonclient.grpc import model_config_pb2 as proto
@@ -220,6 +221,22 @@ def test_half_precision_is_called_so_and_still_takes_float32(source, tmp_path):
     (one,) = export(source, "triton", output=tmp_path, precision="fp16")
     assert one.path == tmp_path / "model_fp16"
     assert read(one.path).input[0].data_type == proto.TYPE_FP32
+
+
+def test_int8_is_judged_as_always(tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    one, plain = export(
+        folder / "model.safetensors",
+        ["triton", "onnx"],
+        output=tmp_path / "out",
+        precision="int8",
+        data=folder / "data",
+    )
+    assert (one.format, one.path) == ("triton", tmp_path / "out" / "triton" / "model_int8")
+    assert (plain.format, plain.path) == ("onnx", tmp_path / "out" / "model.int8.onnx")
+    assert (one.precision, [c.batch for c in one.comparisons]) == ("int8", [1, 2, 7])
+    assert (one.path / "1" / "model.onnx").stat().st_size < 1.1 * plain.path.stat().st_size
+    assert read(one.path).output[0].dims == [2]
 
 
 def test_every_deployment_carries_a_runtime_that_opens_its_file():
