@@ -137,7 +137,11 @@ void Workers::keep_off_this_processor() {
   CPU_CLR(here, &allowed);
   if (CPU_COUNT(&allowed) < static_cast<int>(threads_.size())) return;  // more threads than processors
   for (std::thread& thread : threads_)
+#if defined(__ANDROID__)  // has the other function since Android 16 only
+    sched_setaffinity(pthread_gettid_np(thread.native_handle()), sizeof allowed, &allowed);
+#else
     pthread_setaffinity_np(thread.native_handle(), sizeof allowed, &allowed);
+#endif
 #endif
 }
 

@@ -104,17 +104,23 @@ inline void transpose(const V (&in)[16], V* out) {
 }
 
 #if HAS_BF16
+#if defined(_MSC_VER) && !defined(__clang__)  // where these types are those of integers, and are not cast
+#define BITS(type, x) (x)
+#else
+#define BITS(type, x) (type)(x)
+#endif
 inline V mac_bf16(V sum, V x, V w) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(w));
+  return _mm512_dpbf16_ps(sum, BITS(__m512bh, _mm512_castps_si512(x)),
+                          BITS(__m512bh, _mm512_castps_si512(w)));
 }
 inline void store_bf16(uint16_t* p, V x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), BITS(__m256i, _mm512_cvtneps_pbh(x)));
 }
 // 16 pairs (first, second)
 inline void store_pairs(unsigned char* p, V first, V second) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                          22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  const __m512i both = BITS(__m512i, _mm512_cvtne2ps_pbh(second, first));
   _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
 }
 #endif

@@ -10,6 +10,12 @@
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(_WIN32)
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
 #endif
 
 namespace swinv2 {
@@ -66,7 +72,7 @@ int find(const Kernels** tables) {
   return count;
 }
 
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(_M_ARM64)
 
 int find(const Kernels** tables) {
   int count = 0;
@@ -79,6 +85,9 @@ int find(const Kernels** tables) {
   if (dot) tables[count++] = neon_dot_kernels();
 #elif defined(__APPLE__)
   tables[count++] = neon_dot_kernels();
+#elif defined(_WIN32)
+  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; older headers lack the name
+  if (IsProcessorFeaturePresent(43)) tables[count++] = neon_dot_kernels();
 #endif
   tables[count++] = neon_kernels();
   return count;

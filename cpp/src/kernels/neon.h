@@ -1,6 +1,9 @@
 // Vectors of 4 floats in NEON (ARMv8); the files that include this choose the set with HAS_BF16, HAS_INT8
 // and HAS_INT8_BLOCKS.
 #include <arm_neon.h>
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 
 #include "kernels.h"
 #include "unroll.h"
@@ -22,7 +25,11 @@ inline V load_halves(const float* low, const float* high) {
   return vcombine_f32(vld1_f32(low), vld1_f32(high));
 }
 inline void store(float* p, V x) { vst1q_f32(p, x); }
+#if defined(_MSC_VER) && !defined(__clang__)
+inline void prefetch(const unsigned char* p) { __prefetch(p); }
+#else
 inline void prefetch(const unsigned char* p) { __builtin_prefetch(p, 0, 2); }
+#endif
 inline V set(float x) { return vdupq_n_f32(x); }
 inline V set_from(const unsigned char* p) { return vld1q_dup_f32(reinterpret_cast<const float*>(p)); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
