@@ -23,6 +23,7 @@ DEFAULT_MODEL = "swinv2_tiny_window8_256"
 METHODS = ("grad-cam", "attention")
 Method = Literal["grad-cam", "attention"]
 LONGEST = 1280  # pixels that an overlay is long
+CELLS = 4  # along the shorter side of a map that says where
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,12 @@ def class_of(record: Record, target: str | int) -> int:
     near = difflib.get_close_matches(str(target), record.classes, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"give a name, or a number from 0 to {count - 1}"
     raise ValueError(f"the model has no class {target!r}; {hint}")
+
+
+def clear_stage(record: Record) -> int:
+    """The last stage, unless pictures are so small that its map has only a few cells; then the last that has more."""
+    grids = [min(stage.grid) for stage in record.config.stages(*record.preprocess.size)]
+    return max((number for number, cells in enumerate(grids, 1) if cells >= CELLS), default=1)
 
 
 def whole_of(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:

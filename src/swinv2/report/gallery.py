@@ -25,7 +25,6 @@ SHOWN = 12  # pictures of each kind
 SIDE = 220  # pixels of the longer side
 TINY = 64  # pixels up to which a picture is shown pixel by pixel
 SECONDS = 90.0  # for all maps together; a large model on a CPU takes seconds for one
-CELLS = 4  # a map is to have at least so many a side
 BEST = "best.safetensors"
 
 
@@ -161,10 +160,7 @@ def _explainer(saved: Saved, notes: list[str]) -> Any:
         notes.append("There are no Grad-CAM maps, which need torch.")
         return None
     from swinv2.artifact import read_record
-    from swinv2.explain.explainer import Explainer
+    from swinv2.explain.explainer import Explainer, clear_stage
 
     record = read_record(saved.folder / BEST)
-    grids = [min(stage.grid) for stage in record.config.stages(*record.preprocess.size)]
-    # The last stage, unless the pictures are so small that it has only a few cells.
-    stage = max((i for i, cells in enumerate(grids, 1) if cells >= CELLS), default=1)
-    return Explainer(saved.folder / BEST, stage=stage)
+    return Explainer(saved.folder / BEST, stage=clear_stage(record))

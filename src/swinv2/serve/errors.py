@@ -17,6 +17,7 @@ class Kind(Enum):
     UNKNOWN_CODING = 415, "UNIMPLEMENTED"
     HEADERS_TOO_LARGE = 431, "RESOURCE_EXHAUSTED"
     FAILED = 500, "INTERNAL"
+    UNSUPPORTED = 501, "UNIMPLEMENTED"  # this model or this installation cannot do it
     BUSY = 503, "RESOURCE_EXHAUSTED"
     UNAVAILABLE = 503, "UNAVAILABLE"  # the server stops, or no worker of the model lives
     EXPIRED = 504, "DEADLINE_EXCEEDED"

@@ -28,7 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 # What a probe or a visitor may see without a token; nothing of it tells about models or computes.
-OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready")
+OPEN = ("/", "/docs", "/v2", "/v2/health/live", "/v2/health/ready")
 CODINGS = {b"gzip": 31, b"deflate": 15}  # content coding -> window bits of zlib
 
 access = logging.getLogger("swinv2.access")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Coroutine
 from importlib import resources
@@ -22,7 +23,14 @@ from swinv2.serve.service import Service
 
 T = TypeVar("T")
 LARGE = 1 << 16  # bytes of a body that the event loop does not parse itself
-PAGE = {"page.css": "text/css", "page.js": "text/javascript"}
+PAGE = {
+    "page.css":  "text/css",
+    "page.js":   "text/javascript",  # what happens at /
+    "card.js":   "text/javascript",  # one picture with its answer
+    "server.js": "text/javascript",  # how both pages ask the server
+    "docs.css":  "text/css",
+    "docs.js":   "text/javascript",  # /openapi.json, drawn
+}  # fmt: skip
 log = logging.getLogger("swinv2.serve")
 
 
@@ -142,9 +150,33 @@ def _people(app: FastAPI, service: Service) -> None:
             "timing": timing.to_dict(),
         }
 
+    @app.get("/models", tags=["people"], summary="The models that answer, and what they are", **schema.MODELS)
+    async def models() -> dict[str, Any]:
+        return {"models": service.models(), "limits": {"body_bytes": service.limits.body_bytes}}
+
+    @app.post("/explain", tags=["people"], summary="Where in a picture a model looked", **schema.EXPLAIN)
+    async def explain(
+        request: Request,
+        model: str = Query("", description="its name; may be left out where the server has one model"),
+        class_id: int | None = Query(
+            None, ge=0, description="what is looked for; left out: what is predicted"
+        ),
+    ) -> Response:
+        pictures = await _pictures(request, service)
+        if len(pictures) != 1:
+            raise invalid(f"the request has {len(pictures)} pictures; send one")
+        made, used = await _while_connected(request, service.explain(model, pictures[0][1], class_id))
+        request.state.log.update(model=used.name, version=used.version, images=1)
+        about = {"class_id": made.class_id, "score": round(made.score, 6), "is_empty": made.is_empty}
+        return Response(made.webp, media_type="image/webp", headers={"swinv2-explanation": json.dumps(about)})
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return _file("index.html", "text/html; charset=utf-8")
+        return _file("index.html", "text/html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def documents() -> Response:
+        return _file("docs.html", "text/html")
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
@@ -236,7 +268,7 @@ def _say_errors(app: FastAPI) -> None:
 def _file(name: str, kind: str) -> Response:
     data = resources.files("swinv2.serve").joinpath("page", name).read_bytes()
     headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
-    if name == "index.html":
+    if name.endswith(".html"):
         headers["content-security-policy"] = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
             "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"

@@ -145,6 +145,56 @@ INDEX: dict[str, Any] = {
         }
     },
 }
+MODELS: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "one row for each; not_explained: why /explain would refuse it, empty where it answers",
+            "content": {
+                "application/json": {
+                    "example": {
+                        "models": [
+                            {
+                                "name": "flowers",
+                                "version": "1",
+                                "architecture": "swinv2_tiny_window8_256",
+                                "runtime": "engine",
+                                "device": "cpu",
+                                "precision": "fp32",
+                                "classes": 102,
+                                "input": [3, 256, 256],
+                                "not_explained": "",
+                            }
+                        ],
+                        "limits": {"body_bytes": 67108864},
+                    }
+                }
+            },
+        }
+    }
+}
+EXPLAIN: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "the picture under its Grad-CAM map; the header swinv2-explanation names class_id, score "
+            "and is_empty (nothing in the picture speaks for the class)",
+            "content": {"image/webp": {"schema": _BYTES}},
+        },
+        403: _refusal("the server was started so"),
+        501: _refusal("the model is an export, or the server has no torch"),
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": _BYTES},
+                "application/octet-stream": {"schema": _BYTES},
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": {"image": _BYTES}, "required": ["image"]}
+                },
+            },
+        }
+    },
+}
 PREDICT: dict[str, Any] = {
     "openapi_extra": {
         "requestBody": {

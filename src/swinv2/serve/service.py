@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import swinv2
-from swinv2.serve.errors import Kind, Refused
+from swinv2.serve.errors import Kind, Refused, invalid
+from swinv2.serve.explaining import Explaining, Overlay, Question, why_not
 from swinv2.serve.inference import Answer, Inference, Request, Seen, Timing
 from swinv2.serve.metrics import Metrics
 from swinv2.serve.pictures import Decoders
@@ -21,6 +22,7 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
 )
+NOT_EXPLAINED = "this server does not say where its models look"
 
 
 class Service:
@@ -40,6 +42,7 @@ class Service:
         self.repository = Repository(sources, compute=compute, batching=batching, metrics=self.metrics)
         self.decoders = Decoders()
         self._inference = Inference(self.decoders, limits)
+        self._explaining = Explaining(limits.request_seconds)
         self.is_stopping = False
 
     @property
@@ -82,6 +85,31 @@ class Service:
             seen, timing = await self._inference.predict(used, pictures, top_k=top_k, seconds=seconds)
             return seen, timing, used
 
+    async def explain(
+        self, name: str, picture: bytes, class_id: int | None = None
+    ) -> tuple[Overlay, Version]:
+        """Where in a picture a model looked. class_id: None for the predicted class.
+
+        Raises:
+            Refused: why there is no answer.
+        """
+        if not self.access.explain:
+            raise Refused(Kind.FORBIDDEN, NOT_EXPLAINED)
+        with self.repository.use(name or self.only_model()) as used:
+            count = used.record.config.num_classes
+            if class_id is not None and class_id >= count:
+                raise invalid(f"class {class_id} is none of {used.name}'s; it has classes 0 to {count - 1}")
+            question = Question(used.source, used.opened.device, picture, class_id)
+            return await self._explaining.ask(question), used
+
+    def models(self) -> list[dict[str, Any]]:
+        """What people choose from: the models that answer. not_explained: why nobody can ask where one looked."""
+        rows = []
+        for name in self.repository.names:
+            with self.repository.use(name) as used:
+                rows.append(_described(used, NOT_EXPLAINED if not self.access.explain else ""))
+        return rows
+
     def only_model(self) -> str:
         """The name of the model where there is one.
 
@@ -105,8 +133,24 @@ class Service:
     async def close(self) -> None:
         """Wait for all requests; end workers and threads."""
         self.is_stopping = True
+        await self._explaining.close()
         await self.repository.close()
         self.decoders.close()
+
+
+def _described(version: Version, not_explained: str) -> dict[str, Any]:
+    record, opened = version.record, version.opened
+    return {
+        "name": version.name,
+        "version": version.version,
+        "architecture": record.config.architecture,
+        "runtime": opened.runtime,
+        "device": opened.device,
+        "precision": opened.precision,
+        "classes": record.config.num_classes,
+        "input": [record.preprocess.channels, *record.preprocess.size],
+        "not_explained": not_explained or why_not(version.source),
+    }
 
 
 def _metadata(version: Version) -> dict[str, Any]:

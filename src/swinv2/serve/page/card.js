@@ -1,0 +1,182 @@
+// One picture with its answer: the classes as bars, where the time went, where the model looked.
+
+import { ask, element } from "./server.js";
+
+const TINY = 64; // pixels up to which a picture is shown pixel by pixel
+const PARTS = [
+  ["decode", "Decode", "bytes to the tensor that the model takes"],
+  ["queue", "Queue", "waiting for others to be computed"],
+  ["compute", "Compute", "the model"],
+  ["network", "Network", "all the rest: the way there and back, and this browser"],
+];
+
+let cards = 0;
+
+export class Card {
+  // file: a File. say: called with what a screen reader is to hear.
+  constructor(file, say) {
+    [this.file, this.say] = [file, say];
+    this.name = file.name || "pasted picture";
+    this.model = null;
+    this.overlay = "";
+    this.address = URL.createObjectURL(file);
+    const id = `card-${++cards}`;
+    this.title = element("h2", { id, tabindex: "-1" }, this.name);
+    this.image = element("img", { alt: this.name, src: this.address });
+    this.image.addEventListener("load", () => this.image.classList.toggle("tiny", this.isTiny()));
+    this.image.addEventListener("error", () => this.frame.classList.add("unseen"));
+    this.frame = element("div", { class: "frame" }, this.image);
+    this.look = element("div", { class: "look" });
+    this.answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting ..."));
+    const shown = element("figure", {}, this.frame, element("figcaption", {}, this.name), this.look);
+    this.node = element("article", { class: "card", "aria-labelledby": id }, shown, element("div", { class: "said" }, this.title, this.answer));
+  }
+
+  isTiny() {
+    return Math.max(this.image.naturalWidth, this.image.naturalHeight) <= TINY;
+  }
+
+  // Ask a model what the picture shows. Throws what ask() throws, once the card says so.
+  async predict(model) {
+    this.model = model;
+    this.answer.setAttribute("aria-busy", "true");
+    try {
+      const begun = performance.now();
+      const answer = await ask(`/predict?top_k=5&model=${encodeURIComponent(model.name)}`, { method: "POST", body: this.form() });
+      const told = await answer.json();
+      this.show(told, performance.now() - begun);
+    } catch (refusal) {
+      this.refuse(refusal);
+      throw refusal;
+    } finally {
+      this.answer.removeAttribute("aria-busy");
+    }
+  }
+
+  form() {
+    const form = new FormData();
+    form.append("image", this.file, this.name);
+    return form;
+  }
+
+  show({ version, results, timing }, total) {
+    const [{ predictions }] = results;
+    this.title.textContent = predictions[0].name;
+    const by = `${this.model.name}, version ${version}`;
+    this.answer.replaceChildren(bars(predictions), latency(timing, total), element("p", { class: "quiet by" }, by));
+    this.forget();
+    if (!this.model.not_explained) this.look.replaceChildren(...this.lookControls(predictions));
+    this.say(`${this.name}: ${predictions[0].name}, ${percent(predictions[0].score)}.`);
+  }
+
+  refuse(refusal) {
+    this.title.textContent = this.name;
+    this.answer.replaceChildren(element("p", { class: "error" }, refusal.message));
+    this.forget();
+    this.say(`${this.name}: ${refusal.message}`);
+  }
+
+  // -- where the model looked --------------------------------------------------------------------------------
+
+  lookControls(predictions) {
+    const button = element("button", { type: "button", "aria-pressed": "false" }, "Where it looked");
+    const choice = element("select", { "aria-label": `Class that is looked for in ${this.name}` });
+    choice.append(...predictions.map(({ class_id, name }) => element("option", { value: class_id }, name)));
+    const note = element("p", { class: "quiet", hidden: "" });
+    const draw = async () => {
+      const isOn = button.getAttribute("aria-pressed") === "true";
+      if (!isOn) return this.forgetOverlay(note);
+      note.hidden = false;
+      note.textContent = "Looking; the first time takes some seconds ...";
+      const name = choice.selectedOptions[0].textContent;
+      const turn = (this.turn = {}); // a later wish makes this one void
+      try {
+        const about = await this.explain(choice.value, turn);
+        if (!about) return;
+        note.textContent = about.is_empty
+          ? `Nothing in the picture speaks for ${name}.`
+          : `Bright where most speaks for ${name} (Grad-CAM); dark where the model does not look.`;
+        this.say(note.textContent);
+      } catch (refusal) {
+        if (this.turn !== turn) return;
+        button.setAttribute("aria-pressed", "false");
+        this.forgetOverlay(note);
+        note.hidden = false;
+        note.textContent = refusal.message;
+        this.say(refusal.message);
+      }
+    };
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+      draw();
+    });
+    choice.addEventListener("change", () => button.getAttribute("aria-pressed") === "true" && draw());
+    return [element("div", { class: "row" }, button, element("span", { class: "quiet" }, "for"), choice), note];
+  }
+
+  async explain(classId, turn) {
+    const path = `/explain?model=${encodeURIComponent(this.model.name)}&class_id=${classId}`;
+    const answer = await ask(path, { method: "POST", body: this.form() });
+    const picture = await answer.blob();
+    if (this.turn !== turn) return null;
+    if (this.overlay) URL.revokeObjectURL(this.overlay);
+    this.overlay = URL.createObjectURL(picture);
+    this.image.src = this.overlay;
+    this.image.alt = `${this.name} under the map of where the model looked`;
+    this.frame.classList.remove("unseen");
+    return JSON.parse(answer.headers.get("swinv2-explanation"));
+  }
+
+  forgetOverlay(note) {
+    this.turn = null;
+    this.image.src = this.address;
+    this.image.alt = this.name;
+    if (this.overlay) URL.revokeObjectURL(this.overlay);
+    this.overlay = "";
+    if (note) note.hidden = true;
+  }
+
+  // What belonged to an earlier answer.
+  forget() {
+    if (this.overlay || this.turn) this.forgetOverlay();
+    this.look.replaceChildren();
+  }
+
+  // The card leaves the page.
+  end() {
+    this.forgetOverlay();
+    URL.revokeObjectURL(this.address);
+    this.node.remove();
+  }
+}
+
+export function percent(score) {
+  const value = 100 * score;
+  return value > 0 && value < 0.1 ? "< 0.1 %" : `${value.toFixed(1)} %`;
+}
+
+function bars(predictions) {
+  return element("ol", { class: "bars", "aria-label": "Likeliest classes" }, ...predictions.map(({ name, score }) => {
+    const fill = element("span", { class: "fill" });
+    fill.style.width = `${Math.max(100 * score, 0.4)}%`;
+    return element("li", {}, element("span", { class: "name" }, name), element("span", { class: "number" }, percent(score)), element("span", { class: "bar", "aria-hidden": "true" }, fill));
+  }));
+}
+
+// Where the time of an answer went. total: milliseconds from the request to the parsed answer, as this page saw it.
+function latency(timing, total) {
+  const spent = { decode: timing.decode_ms, queue: timing.queue_ms, compute: timing.compute_ms };
+  spent.network = Math.max(total - spent.decode - spent.queue - spent.compute, 0);
+  const whole = Object.values(spent).reduce((sum, value) => sum + value, 0);
+  const bar = element("div", { class: "split", "aria-hidden": "true" });
+  const legend = element("dl", { class: "legend" });
+  for (const [key, name, meaning] of PARTS) {
+    const part = element("span", { class: key });
+    part.style.flexGrow = String(spent[key] / whole);
+    bar.append(part);
+    const row = element("div", { title: meaning }, element("dt", { class: key }, name), element("dd", {}, `${spent[key].toFixed(1)} ms`));
+    legend.append(row);
+  }
+  const head = element("h3", {}, "Answered in ", element("b", {}, `${whole.toFixed(1)} ms`));
+  return element("div", { class: "latency" }, head, bar, legend);
+}
