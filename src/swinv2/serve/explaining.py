@@ -51,12 +51,14 @@ class Overlay:
 
     Args:
         is_empty: nothing in the picture speaks for the class.
+        is_whole: the model sees all of the picture; otherwise the rest is dark.
     """
 
     webp: bytes
     class_id: int
     score: float
     is_empty: bool
+    is_whole: bool
 
 
 def why_not(source: str) -> str:
@@ -274,4 +276,5 @@ def _overlay(explainer: Any, picture: bytes, class_id: int | None) -> tuple[dict
     found = explainer(Input("the image", lambda: picture))
     file = io.BytesIO()
     found.overlay(LONGEST).save(file, "WEBP", quality=88)
-    return {"class_id": found.class_id, "score": found.score, "is_empty": found.is_empty}, file.getvalue()
+    told = {"class_id": found.class_id, "score": found.score, "is_empty": found.is_empty}
+    return told | {"is_whole": found.seen == (0, 0, *found.picture.size)}, file.getvalue()

@@ -167,7 +167,7 @@ def _people(app: FastAPI, service: Service) -> None:
             raise invalid(f"the request has {len(pictures)} pictures; send one")
         made, used = await _while_connected(request, service.explain(model, pictures[0][1], class_id))
         request.state.log.update(model=used.name, version=used.version, images=1)
-        about = {"class_id": made.class_id, "score": round(made.score, 6), "is_empty": made.is_empty}
+        about = {name: value for name, value in vars(made).items() if name != "webp"}
         return Response(made.webp, media_type="image/webp", headers={"swinv2-explanation": json.dumps(about)})
 
     @app.get("/", include_in_schema=False)

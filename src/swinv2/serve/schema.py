@@ -175,8 +175,8 @@ MODELS: dict[str, Any] = {
 EXPLAIN: dict[str, Any] = {
     "responses": {
         200: {
-            "description": "the picture under its Grad-CAM map; the header swinv2-explanation names class_id, score "
-            "and is_empty (nothing in the picture speaks for the class)",
+            "description": "the picture under its Grad-CAM map; the header swinv2-explanation names class_id, score, "
+            "is_empty (nothing in the picture speaks for the class) and is_whole (the model sees all of it)",
             "content": {"image/webp": {"schema": _BYTES}},
         },
         403: _refusal("the server was started so"),

@@ -21,15 +21,15 @@ export class Card {
     this.overlay = "";
     this.address = URL.createObjectURL(file);
     const id = `card-${++cards}`;
-    this.title = element("h2", { id, tabindex: "-1" }, this.name);
+    const title = element("h2", { id }, this.name);
     this.image = element("img", { alt: this.name, src: this.address });
     this.image.addEventListener("load", () => this.image.classList.toggle("tiny", this.isTiny()));
-    this.image.addEventListener("error", () => this.frame.classList.add("unseen"));
+    this.image.addEventListener("error", () => this.frame.classList.add("unshown"));
     this.frame = element("div", { class: "frame" }, this.image);
     this.look = element("div", { class: "look" });
     this.answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting ..."));
-    const shown = element("figure", {}, this.frame, element("figcaption", {}, this.name), this.look);
-    this.node = element("article", { class: "card", "aria-labelledby": id }, shown, element("div", { class: "said" }, this.title, this.answer));
+    const shown = element("div", { class: "shown" }, this.frame, this.look);
+    this.node = element("article", { class: "card", "aria-labelledby": id }, shown, element("div", { class: "said" }, title, this.answer));
   }
 
   isTiny() {
@@ -61,7 +61,6 @@ export class Card {
 
   show({ version, results, timing }, total) {
     const [{ predictions }] = results;
-    this.title.textContent = predictions[0].name;
     const by = `${this.model.name}, version ${version}`;
     this.answer.replaceChildren(bars(predictions), latency(timing, total), element("p", { class: "quiet by" }, by));
     this.forget();
@@ -70,7 +69,6 @@ export class Card {
   }
 
   refuse(refusal) {
-    this.title.textContent = this.name;
     this.answer.replaceChildren(element("p", { class: "error" }, refusal.message));
     this.forget();
     this.say(`${this.name}: ${refusal.message}`);
@@ -95,7 +93,7 @@ export class Card {
         if (!about) return;
         note.textContent = about.is_empty
           ? `Nothing in the picture speaks for ${name}.`
-          : `Bright where most speaks for ${name} (Grad-CAM); dark where the model does not look.`;
+          : `Bright where most speaks for ${name} (Grad-CAM).${about.is_whole ? "" : " Dark: what the model does not see."}`;
         this.say(note.textContent);
       } catch (refusal) {
         if (this.turn !== turn) return;
@@ -123,7 +121,7 @@ export class Card {
     this.overlay = URL.createObjectURL(picture);
     this.image.src = this.overlay;
     this.image.alt = `${this.name} under the map of where the model looked`;
-    this.frame.classList.remove("unseen");
+    this.frame.classList.remove("unshown");
     return JSON.parse(answer.headers.get("swinv2-explanation"));
   }
 
@@ -174,7 +172,7 @@ function latency(timing, total) {
     const part = element("span", { class: key });
     part.style.flexGrow = String(spent[key] / whole);
     bar.append(part);
-    const row = element("div", { title: meaning }, element("dt", { class: key }, name), element("dd", {}, `${spent[key].toFixed(1)} ms`));
+    const row = element("div", { title: meaning }, element("dt", {}, element("i", { class: key }), name), element("dd", {}, `${spent[key].toFixed(1)} ms`));
     legend.append(row);
   }
   const head = element("h3", {}, "Answered in ", element("b", {}, `${whole.toFixed(1)} ms`));

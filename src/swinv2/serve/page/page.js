@@ -46,7 +46,7 @@ function describe() {
   const { name, version, architecture, runtime, precision, device, classes, input, not_explained } = chosen();
   const [channels, height, width] = input;
   const rows = [
-    ["Model", `${name}, version ${version}`],
+    models.length > 1 ? ["Version", version] : ["Model", `${name}, version ${version}`],
     ["Architecture", architecture],
     ["Computed by", `${runtime} in ${precision} on ${device}`],
     ["Sees", `${height} x ${width} pixels, ${channels === 1 ? "grey" : `${channels} channels`}`],
