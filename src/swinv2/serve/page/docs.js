@@ -24,20 +24,31 @@ async function begin() {
 
 function draw({ paths, components }) {
   const groups = Object.fromEntries(Object.keys(TAGS).map((tag) => [tag, []]));
-  for (const [path, methods] of Object.entries(paths)) {
+  const everywhere = refusals(Object.values(paths).flatMap(Object.values));
+  for (const [path, methods] of Object.entries(paths).sort(([a], [b]) => (a < b ? -1 : 1))) {
     for (const [method, about] of Object.entries(methods)) {
       const tag = about.tags?.[0] ?? "people";
-      (groups[tag] ??= []).push(operation(path, method, about, components));
+      (groups[tag] ??= []).push(operation(path, method, about, components, everywhere));
     }
   }
   const sections = Object.entries(groups).filter(([, rows]) => rows.length).map(([tag, rows]) => {
     const id = `tag-${tag}`;
     return element("section", { "aria-labelledby": id }, element("h2", { id }, TAGS[tag] ?? tag), element("div", { class: "panel" }, ...rows));
   });
-  document.getElementById("operations").replaceChildren(...sections);
+  const said = element("p", { class: "quiet" }, 'Each is {"error": "one sentence"}.');
+  const last = element("div", { class: "panel inside" }, table("Refusals", Object.entries(everywhere)));
+  const ending = element("section", { "aria-labelledby": "refusals" }, element("h2", { id: "refusals" }, "Refusals"), said, last);
+  document.getElementById("operations").replaceChildren(...sections, ending);
 }
 
-function operation(path, method, about, components) {
+// What all operations answer alike is said once: code -> description.
+function refusals(operations) {
+  const [first, ...others] = operations.map((about) => about.responses);
+  const same = Object.entries(first).filter(([code, { description }]) => code >= 400 && others.every((one) => one[code]?.description === description));
+  return Object.fromEntries(same.filter(([code]) => code !== "422").map(([code, { description }]) => [code, description]));
+}
+
+function operation(path, method, about, components, everywhere) {
   const name = element("span", { class: `method ${method}` }, method.toUpperCase());
   const summary = element("summary", {}, name, element("code", {}, path), element("span", { class: "quiet" }, about.summary ?? ""));
   const inside = element("div", { class: "inside" });
@@ -50,7 +61,9 @@ function operation(path, method, about, components) {
   for (const [type, { schema, example }] of Object.entries(about.requestBody?.content ?? {})) {
     inside.append(element("h3", {}, `Body as ${type}`), block(example ?? schema?.example ?? schema, components));
   }
-  const answers = Object.entries(about.responses ?? {}).map(([code, one]) => [code, one.description]);
+  const answers = Object.entries(about.responses)
+    .filter(([code]) => !(code in everywhere) && code !== "422") // FastAPI's own: what cannot be meant is 400 here
+    .map(([code, { description }]) => [code, description === "Successful Response" ? "the answer" : description]);
   inside.append(element("h3", {}, "Answers"), table("Answers", answers));
   const good = Object.entries(about.responses?.["200"]?.content ?? {}).filter(([, one]) => Object.keys(one.schema ?? one.example ?? {}).length);
   for (const [type, { schema, example }] of good) {
