@@ -29,9 +29,11 @@ from swinv2.serve.errors import Kind, Refused, invalid
 SPAWN = multiprocessing.get_context("spawn")
 START_SECONDS = 180  # for torch to be imported, on a machine that is busy with answers
 IDLE_SECONDS = 600  # after which the process ends: torch holds hundreds of megabytes
+TRIES = 2  # how often a question is asked when the process ends over it
 WAITING = 8  # questions that wait; more are refused
 KEPT = 2  # models that the process holds
 LONGEST = 1280  # pixels that an overlay is long
+DOING = "asking where the model looked"
 NICE = 10  # it takes what the answers of the server leave of the processors
 
 
@@ -136,26 +138,33 @@ class Explaining:
     # -- in the thread ------------------------------------------------------------------------------------
 
     def _answer(self, question: Question, until: float) -> Overlay:
-        if time.monotonic() > until:
-            raise self._too_slow()
-        pipe = self._started()
-        if (left := until - time.monotonic()) <= 0:  # torch took so long to start that nobody waits any more
-            raise self._too_slow()
-        doing = "asking where the model looked"
-        try:
-            asked = {name: getattr(question, name) for name in ("source", "device", "class_id")}
-            pipe.send_bytes(json.dumps(asked).encode())
-            pipe.send_bytes(question.picture)
-            if not pipe.poll(left):
-                self._end(at_once=True)
+        for tries_left in reversed(range(TRIES)):
+            if time.monotonic() > until:
                 raise self._too_slow()
-            told = child.outcome(json.loads(pipe.recv_bytes()), doing)
-            return Overlay(pipe.recv_bytes(), **told)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join(5)
-            code = self._process.exitcode
+            pipe = self._started()
+            if (
+                left := until - time.monotonic()
+            ) <= 0:  # torch took so long to start that nobody waits any more
+                raise self._too_slow()
+            try:
+                return self._asked(pipe, question, left)
+            except (EOFError, BrokenPipeError, ConnectionResetError):  # it may have been killed long ago
+                self._process.join(5)
+                code = self._process.exitcode
+                self._end(at_once=True)
+                if not tries_left:
+                    raise child.died(code if code is not None else 1, DOING, "") from None
+        raise AssertionError("the last try returns or raises")
+
+    def _asked(self, pipe: Connection, question: Question, seconds: float) -> Overlay:
+        asked = {name: getattr(question, name) for name in ("source", "device", "class_id")}
+        pipe.send_bytes(json.dumps(asked).encode())
+        pipe.send_bytes(question.picture)
+        if not pipe.poll(seconds):
             self._end(at_once=True)
-            raise child.died(code if code is not None else 1, doing, "") from None
+            raise self._too_slow()
+        told = child.outcome(json.loads(pipe.recv_bytes()), DOING)
+        return Overlay(pipe.recv_bytes(), **told)
 
     def _started(self) -> Connection:
         """The pipe to a process that lives.

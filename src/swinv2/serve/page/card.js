@@ -2,6 +2,7 @@
 
 import { ask, element } from "./server.js";
 
+const SHOWN = 5; // classes
 const TINY = 64; // pixels up to which a picture is shown pixel by pixel
 const PARTS = [
   ["decode", "Decode", "bytes to the tensor that the model takes"],
@@ -29,7 +30,8 @@ export class Card {
     this.look = element("div", { class: "look" });
     this.answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting ..."));
     const shown = element("div", { class: "shown" }, this.frame, this.look);
-    this.node = element("article", { class: "card", "aria-labelledby": id }, shown, element("div", { class: "said" }, title, this.answer));
+    const said = element("div", { class: "said" }, title, this.answer);
+    this.node = element("article", { class: "card", "aria-labelledby": id }, shown, said);
   }
 
   isTiny() {
@@ -42,7 +44,8 @@ export class Card {
     this.answer.setAttribute("aria-busy", "true");
     try {
       const begun = performance.now();
-      const answer = await ask(`/predict?top_k=5&model=${encodeURIComponent(model.name)}`, { method: "POST", body: this.form() });
+      const path = `/predict?top_k=${SHOWN}&model=${encodeURIComponent(model.name)}`;
+      const answer = await ask(path, { method: "POST", body: this.form() });
       const told = await answer.json();
       this.show(told, performance.now() - begun);
     } catch (refusal) {
@@ -157,7 +160,8 @@ function bars(predictions) {
   return element("ol", { class: "bars", "aria-label": "Likeliest classes" }, ...predictions.map(({ name, score }) => {
     const fill = element("span", { class: "fill" });
     fill.style.width = `${Math.max(100 * score, 0.4)}%`;
-    return element("li", {}, element("span", { class: "name" }, name), element("span", { class: "number" }, percent(score)), element("span", { class: "bar", "aria-hidden": "true" }, fill));
+    const words = [element("span", { class: "name" }, name), " ", element("span", { class: "number" }, percent(score))];
+    return element("li", {}, ...words, element("span", { class: "bar", "aria-hidden": "true" }, fill));
   }));
 }
 
@@ -172,8 +176,8 @@ function latency(timing, total) {
     const part = element("span", { class: key });
     part.style.flexGrow = String(spent[key] / whole);
     bar.append(part);
-    const row = element("div", { title: meaning }, element("dt", {}, element("i", { class: key }), name), element("dd", {}, `${spent[key].toFixed(1)} ms`));
-    legend.append(row);
+    const term = element("dt", {}, element("i", { class: key }), name);
+    legend.append(element("div", { title: meaning }, term, element("dd", {}, `${spent[key].toFixed(1)} ms`)));
   }
   const head = element("h3", {}, "Answered in ", element("b", {}, `${whole.toFixed(1)} ms`));
   return element("div", { class: "latency" }, head, bar, legend);

@@ -8,6 +8,7 @@ const TAGS = {
   repository: "Loading and unloading models",
 };
 const FILE = "photo.jpg";
+const UNUSED = "422"; // FastAPI's own: what cannot be meant is 400 here
 
 const problem = document.getElementById("problem");
 const wantToken = tokenForm(document.getElementById("token"), begin);
@@ -33,7 +34,8 @@ function draw({ paths, components }) {
   }
   const sections = Object.entries(groups).filter(([, rows]) => rows.length).map(([tag, rows]) => {
     const id = `tag-${tag}`;
-    return element("section", { "aria-labelledby": id }, element("h2", { id }, TAGS[tag] ?? tag), element("div", { class: "panel" }, ...rows));
+    const title = element("h2", { id }, TAGS[tag] ?? tag);
+    return element("section", { "aria-labelledby": id }, title, element("div", { class: "panel" }, ...rows));
   });
   const said = element("p", { class: "quiet" }, 'Each is {"error": "one sentence"}.');
   const last = element("div", { class: "panel inside" }, table("Refusals", Object.entries(everywhere)));
@@ -44,8 +46,9 @@ function draw({ paths, components }) {
 // What all operations answer alike is said once: code -> description.
 function refusals(operations) {
   const [first, ...others] = operations.map((about) => about.responses);
-  const same = Object.entries(first).filter(([code, { description }]) => code >= 400 && others.every((one) => one[code]?.description === description));
-  return Object.fromEntries(same.filter(([code]) => code !== "422").map(([code, { description }]) => [code, description]));
+  const rows = Object.entries(first).map(([code, { description }]) => [code, description]);
+  const isSame = ([code, text]) => others.every((one) => one[code]?.description === text);
+  return Object.fromEntries(rows.filter((row) => row[0] >= 400 && row[0] !== UNUSED && isSame(row)));
 }
 
 function operation(path, method, about, components, everywhere) {
@@ -62,12 +65,12 @@ function operation(path, method, about, components, everywhere) {
     inside.append(element("h3", {}, `Body as ${type}`), block(example ?? schema?.example ?? schema, components));
   }
   const answers = Object.entries(about.responses)
-    .filter(([code]) => !(code in everywhere) && code !== "422") // FastAPI's own: what cannot be meant is 400 here
+    .filter(([code]) => !(code in everywhere) && code !== UNUSED)
     .map(([code, { description }]) => [code, description === "Successful Response" ? "the answer" : description]);
   inside.append(element("h3", {}, "Answers"), table("Answers", answers));
-  const good = Object.entries(about.responses?.["200"]?.content ?? {}).filter(([, one]) => Object.keys(one.schema ?? one.example ?? {}).length);
-  for (const [type, { schema, example }] of good) {
-    inside.append(element("h3", {}, `200 as ${type}`), block(example ?? schema, components));
+  for (const [type, { schema, example }] of Object.entries(about.responses["200"]?.content ?? {})) {
+    const shown = example ?? schema ?? {};
+    if (Object.keys(shown).length) inside.append(element("h3", {}, `200 as ${type}`), block(shown, components));
   }
   return element("details", {}, summary, inside);
 }

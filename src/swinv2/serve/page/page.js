@@ -69,7 +69,8 @@ function say(sentence) {
 function take(files) {
   const free = MOST - cards.length;
   const taken = [...files].slice(0, Math.max(free, 0));
-  complain(taken.length < files.length ? `The page holds ${MOST} pictures; ${files.length - taken.length} were left out. Clear it for more.` : "");
+  const left = files.length - taken.length;
+  complain(left ? `The page holds ${MOST} pictures; ${left} were left out. Clear it for more.` : "");
   const fresh = [];
   for (const file of taken) {
     const card = new Card(file, say);
