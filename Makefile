@@ -1,5 +1,5 @@
 # make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize
-#      peers | bench | docs | clean
+#      peers | browser | bench | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ ENGINE := $(CURDIR)/build/engine
 test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
 test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers bench docs clean
+.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers browser bench docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
@@ -26,7 +26,7 @@ define run_tests
 	printf '%s\n' $(NATIVE) | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest -q -m $(1) {} || test $$? -eq 5'
 endef
 
-test: engine peers          ## everything that a CPU can show
+test: engine peers browser   ## everything that a CPU can show
 	$(BIN)/ctest --test-dir $(ENGINE) --output-on-failure
 	$(call run_tests,"not slow and not gpu")
 
@@ -81,6 +81,9 @@ sanitize:                   ## the tests of cpp/ under the sanitizers of address
 	@cpp/needs.sh "cmake ninja" cmake ninja-build
 	$(call SANITIZED,address,address$(comma)undefined)
 	$(call SANITIZED,thread,thread) -R "kernels|model"
+
+browser:                    ## Chromium, for the tests of the pages that a server has; without it they say why they do not run
+	-@cpp/needs.sh chromium chromium
 
 # tests/peers.py says what they are. They are unpacked and not installed: what they want does not fit beside ours.
 PEERS := nvidia-pytriton>=0.7 kserve>=0.20
