@@ -65,12 +65,25 @@ def picture(seed: int = 0, size: tuple[int, int] = (90, 70), kind: str = "PNG") 
     return data.getvalue()
 
 
+# The command line with other limits than those of people, so that a test need not wait for them.
+LIMITED = """
+import functools, json, sys
+from swinv2 import cli
+from swinv2.serve import settings
+settings.Limits = functools.partial(settings.Limits, **json.loads(sys.argv[1]))
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 @contextmanager
 def serving(
-    *arguments: str | os.PathLike[str], environment: dict[str, str] | None = None
+    *arguments: str | os.PathLike[str],
+    environment: dict[str, str] | None = None,
+    limits: dict[str, float] | None = None,
 ) -> Iterator[Running]:
     """`swinv2 serve` with these arguments on free ports, from ready to its end; it must end well."""
-    command = [sys.executable, "-m", "swinv2", "serve", *map(os.fspath, arguments)]
+    program = ["-c", LIMITED, json.dumps(limits)] if limits else ["-m", "swinv2"]
+    command = [sys.executable, *program, "serve", *map(os.fspath, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with (

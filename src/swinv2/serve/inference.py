@@ -176,11 +176,10 @@ class Inference:
         computed = await admission.compute(tensors)
         timing.queue, timing.compute = computed.queue_seconds, computed.compute_seconds
         if not np.isfinite(computed.logits).all():
+            if not all(np.isfinite(tensor).all() for tensor in tensors):  # looked at only now: it takes time
+                raise invalid("input pixels has values that are no finite float32; send finite ones")
             precision = version.opened.precision
-            raise Refused(
-                Kind.FAILED,
-                f"the answer in {precision} is not finite; are the pixels finite, and does fp32 do better?",
-            )
+            raise Refused(Kind.FAILED, f"the answer in {precision} is not finite; serve the model in fp32")
         return computed.logits
 
     def _count(self, asked: Tensor) -> int:
@@ -227,7 +226,8 @@ def _one_input(inputs: Sequence[Tensor]) -> Tensor:
         Refused: not exactly one of the two, or of another type or shape.
     """
     if len(inputs) != 1 or inputs[0].name not in INPUTS:
-        names = ", ".join(tensor.name for tensor in inputs) or "none"
+        few = [tensor.name for tensor in inputs[:3]] + ["..."] * (len(inputs) > 3)
+        names = ", ".join(few) or "none"
         raise invalid(f"the inputs are {names}; give one: image (BYTES, encoded pictures) or pixels (FP32)")
     (asked,) = inputs
     datatype = "BYTES" if asked.name == "image" else "FP32"
@@ -251,8 +251,9 @@ def _outputs(outputs: Sequence[Wanted]) -> Sequence[Wanted]:
         if want.classification < 0:
             raise invalid(f"classification is {want.classification}; give the number of classes to name")
     names = [want.name for want in outputs]
-    if len(set(names)) < len(names):
-        raise invalid(f"the outputs are {', '.join(names)}; ask for each once")
+    for name in OUTPUTS:
+        if names.count(name) > 1:
+            raise invalid(f"output {name} is asked for {names.count(name)} times; ask for it once")
     return outputs or tuple(Wanted(name) for name in OUTPUTS)
 
 

@@ -111,20 +111,30 @@ def _repository(app: FastAPI, service: Service) -> None:
     async def index(request: Request) -> list[dict[str, str]]:
         service.check_control()
         body = await request.body()
-        only_ready = bool(wire.parse_json(body).get("ready")) if body else False
+        only_ready = wire.flag(wire.parse_json(body), "ready", False) if body else False
         return [row for row in service.repository.index() if row["state"] == "READY" or not only_ready]
 
-    @app.post("/v2/repository/models/{name}/load", tags=["repository"], summary="Load the newest version")
-    async def load(name: str) -> Response:
+    @app.post(
+        "/v2/repository/models/{name}/load",
+        tags=["repository"],
+        summary="Load the newest version",
+        **schema.LOAD,
+    )
+    async def load(request: Request, name: str) -> Response:
         service.check_control()
+        wire.parse_options(await request.body())
         await service.repository.load(name)
         return Response()
 
     @app.post(
-        "/v2/repository/models/{name}/unload", tags=["repository"], summary="Finish its requests, unload"
+        "/v2/repository/models/{name}/unload",
+        tags=["repository"],
+        summary="Finish its requests, unload",
+        **schema.LOAD,
     )
-    async def unload(name: str) -> Response:
+    async def unload(request: Request, name: str) -> Response:
         service.check_control()
+        wire.parse_options(await request.body(), "unload_dependents")  # there are none
         await service.repository.unload(name)
         return Response()
 

@@ -48,7 +48,7 @@ _INPUT: dict[str, Any] = {
     "properties": {
         "name": {"type": "string", "enum": ["image", "pixels"]},
         "datatype": {"type": "string", "enum": ["BYTES", "FP32"]},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "maxItems": 8},
         "data": {"type": "array", "items": {}},
         "parameters": {
             "type": "object",
@@ -140,6 +140,21 @@ INDEX: dict[str, Any] = {
             "content": {
                 "application/json": {
                     "schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+                }
+            },
+        }
+    },
+}
+LOAD: dict[str, Any] = {
+    "responses": {
+        200: {"description": "it is done", "content": {}},
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object", "properties": {"parameters": {"type": "object"}}}
                 }
             },
         }

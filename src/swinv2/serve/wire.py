@@ -24,6 +24,7 @@ from swinv2.serve.inference import OUTPUTS, Answer, Request, Tensor, Wanted
 
 HEADER = "inference-header-content-length"
 SIZES = {"FP32": 4}  # bytes of an element, of the types that we take; BYTES have none
+NAME_LENGTH = 256  # characters of what a client calls an input or output: a refusal repeats it
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def parse(body: bytes | memoryview, header_length: str | None) -> tuple[Request,
         own = _mapping(entry.get("parameters"), "the parameters of an output")
         want = Wanted(_text(entry, "name", "an output"), _integer(own, "classification", 0))
         outputs.append(want)
-        if _flag(own, "binary_data", _flag(parameters, "binary_data_output", False)):
+        if flag(own, "binary_data", flag(parameters, "binary_data_output", False)):
             binary.add(want.name)
-    if not outputs and _flag(parameters, "binary_data_output", False):
+    if not outputs and flag(parameters, "binary_data_output", False):
         binary.update(OUTPUTS)
     identity = described.get("id", "")
     if not isinstance(identity, str):
@@ -84,6 +85,17 @@ def parse_json(body: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise invalid(f"the request is {_short(found)}; it must be a JSON object")
     return found
+
+
+def parse_options(body: bytes, *known: str) -> None:
+    """The body of a call of the repository, whose parameters may be those that are known.
+
+    Raises:
+        Refused: a parameter that would change the model; whoever sent it shall not think that it did.
+    """
+    for key in _mapping(parse_json(body).get("parameters"), "parameters") if body else ():
+        if key not in known:
+            raise invalid(f"{_short(key)} cannot be given; the model file has all of it")
 
 
 def respond(
@@ -139,18 +151,18 @@ def unpacked(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
         raise invalid(
             f"input {name} of shape {list(shape)} has {len(data)} bytes; it must have {count * SIZES[datatype]}"
         )
-    values = np.frombuffer(data, "<f4") if count else np.zeros(0, np.float32)  # frombuffer refuses no bytes
-    return Tensor(name, datatype, tuple(shape), values.reshape(shape))
+    return Tensor(name, datatype, tuple(shape), np.frombuffer(data, "<f4").reshape(shape))
 
 
 def elements(name: str, shape: Sequence[int]) -> int:
     """How many elements a shape has.
 
     Raises:
-        Refused: dimensions that are no numbers from 0 on, or too many.
+        Refused: sizes that are no numbers from 1 on, or too large, or too many.
     """
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in shape) or len(shape) > 8:
-        raise invalid(f"input {name} has shape {_short(list(shape))}; give at most 8 sizes from 0 on")
+    are_sizes = all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1 << 31 for n in shape)
+    if not are_sizes or len(shape) > 8:
+        raise invalid(f"input {name} has shape {_short(list(shape))}; give at most 8 sizes from 1 on")
     return math.prod(shape)
 
 
@@ -175,13 +187,22 @@ def _input(entry: Mapping[str, Any], tail: memoryview) -> tuple[Tensor, int]:
         return Tensor(name, datatype, tuple(shape), _decoded(name, entry["data"], count)), 0
     if datatype not in SIZES:
         raise invalid(f"input {name} is {datatype}; image is BYTES and pixels is FP32")
-    try:
-        values = np.asarray(entry["data"], np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise invalid(f"input {name} has data that are not all numbers in even rows") from None
+    values = _numbers(name, entry["data"])
     if values.size != count:
         raise invalid(f"input {name} of shape {shape} has {values.size} values; it must have {count}")
     return Tensor(name, datatype, tuple(shape), values.reshape(shape)), 0
+
+
+def _numbers(name: str, data: list[Any]) -> np.ndarray:
+    """Numbers in rows, or one after the other -> float32. Those beyond it become infinite."""
+    try:
+        values = np.asarray(data)
+    except ValueError:  # rows of several lengths
+        values = np.asarray("")
+    if values.dtype.kind not in "iuf":  # numpy would take null, true and "1.5" for numbers
+        raise invalid(f"input {name} has data that are not all numbers in even rows")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _decoded(name: str, data: list[Any], count: int) -> list[bytes]:
@@ -243,19 +264,26 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
 
 def _text(entry: Mapping[str, Any], key: str, what: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str):
-        raise invalid(f"the {key} of {what} is {_short(value)}; it must be a string")
+    if not isinstance(value, str) or len(value) > NAME_LENGTH:
+        raise invalid(
+            f"the {key} of {what} is {_short(value)}; it must be a string of at most {NAME_LENGTH} characters"
+        )
     return value
 
 
 def _integer(entry: Mapping[str, Any], key: str, default: int) -> int:
     value = entry.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(f"{key} is {_short(value)}; it must be an integer")
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >> 63:
+        raise invalid(f"{key} is {_short(value)}; it must be an integer of 64 bits")
     return value
 
 
-def _flag(entry: Mapping[str, Any], key: str, default: bool) -> bool:
+def flag(entry: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A yes or no of a client.
+
+    Raises:
+        Refused: it is something else.
+    """
     value = entry.get(key, default)
     if not isinstance(value, bool):
         raise invalid(f"{key} is {_short(value)}; it must be true or false")
