@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
+from typing import Any
 
 
 class Kind(Enum):
@@ -42,3 +44,10 @@ class Refused(Exception):
 def invalid(sentence: str) -> Refused:
     """What most refusals are: the request cannot be meant."""
     return Refused(Kind.INVALID, sentence)
+
+
+def short(value: Any, most: int = 60) -> str:
+    """What was given, for a sentence."""
+    text = "missing" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -7,17 +7,16 @@ An ASGI application around another one. It gives every request an id, refuses wh
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-import logging
-import re
 import time
-import uuid
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from swinv2.serve import logs
+from swinv2.serve.budget import Budget
 from swinv2.serve.errors import Kind, Refused
+from swinv2.serve.identity import check_token, request_id
 from swinv2.serve.metrics import Metrics
 from swinv2.serve.settings import Access, Limits
 
@@ -26,40 +25,23 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 # What a probe or a visitor may see without a token; nothing of it tells about models or computes.
 OPEN = ("/", "/docs", "/v2", "/v2/health/live", "/v2/health/ready")
 CODINGS = {b"gzip": 31, b"deflate": 15}  # content coding -> window bits of zlib
-
-access = logging.getLogger("swinv2.access")
 
 
 class Guard:
     """Wraps the application that answers."""
 
-    def __init__(self, app: Any, *, limits: Limits, allowed: Access, metrics: Metrics):
-        self._app, self._limits, self._allowed, self._metrics = app, limits, allowed, metrics
-        self._held = 0  # bytes of bodies, of all requests that are not yet answered
+    def __init__(self, app: Any, *, limits: Limits, allowed: Access, metrics: Metrics, budget: Budget):
+        self._app, self._limits, self._allowed = app, limits, allowed
+        self._metrics, self._budget = metrics, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         await _Exchange(self, scope, receive, send).run()
-
-    # -- used by the exchanges --------------------------------------------------------------------------
-
-    def hold(self, size: int) -> None:
-        """Count bytes that are kept until an answer.
-
-        Raises:
-            Refused: the bodies of all requests together are too many bytes.
-        """
-        if self._held + size > self._limits.bodies_bytes:
-            raise Refused(
-                Kind.BUSY, "the server holds as many requests as it may; try again later", retry_after=1
-            )
-        self._held += size
 
 
 class _Exchange:
@@ -71,12 +53,11 @@ class _Exchange:
         self._started = time.monotonic()
         self._held = 0
         self._status = 0
-        asked = self._headers.get(b"x-request-id", b"")
-        self._id = asked if ID.fullmatch(asked) else uuid.uuid4().hex.encode()
+        self._id = request_id(self._headers.get(b"x-request-id", b"").decode("latin1"))
 
     async def run(self) -> None:
         about = self._scope.setdefault("state", {})
-        about["request_id"], about["log"] = self._id.decode(), {}
+        about["request_id"], about["log"] = self._id, {}
         try:
             try:
                 self._check_token()
@@ -89,16 +70,14 @@ class _Exchange:
         except ConnectionResetError:
             self._status = self._status or 499  # the client is gone: nobody to answer
         finally:
-            self._guard._held -= self._held
+            self._guard._budget.release(self._held)
             self._log(about["log"])
 
     def _check_token(self) -> None:
-        token, path = self._guard._allowed.token, self._scope["path"]
-        if not token or path in OPEN or path.startswith("/page/"):
-            return
-        scheme, _, given = self._headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token.encode()):
-            raise Refused(Kind.UNAUTHORIZED, "this server wants a token: send Authorization: Bearer <token>")
+        path = self._scope["path"]
+        if path not in OPEN and not path.startswith("/page/"):
+            given = self._headers.get(b"authorization", b"").decode("latin1")
+            check_token(given, self._guard._allowed.token)
 
     async def _body(self) -> bytes:
         """The whole body, unpacked.
@@ -136,7 +115,7 @@ class _Exchange:
                         size += len(part)
                         if size > limits.body_bytes:
                             raise _too_large(limits)
-                        self._guard.hold(len(part))
+                        self._guard._budget.hold(len(part))
                         self._held += len(part)
                         parts.append(part)
                     if not message.get("more_body"):
@@ -155,7 +134,7 @@ class _Exchange:
         """Pass an answer on, with the id of the request; a client that does not take it is left."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode())]
         try:
             async with asyncio.timeout(self._guard._limits.answer_seconds):
                 await self._send(message)
@@ -176,15 +155,10 @@ class _Exchange:
     def _log(self, more: dict[str, Any]) -> None:
         seconds = time.monotonic() - self._started
         self._guard._metrics.answered("http", str(self._status), seconds)
-        if not access.isEnabledFor(logging.INFO):
-            return
         client = self._scope.get("client")
-        access.info(
-            "request",
-            extra={"fields": {
-                "request": self._id.decode(), "client": client[0] if client else "", "method": self._scope["method"],
-                "path": self._scope["path"], "status": self._status, "ms": round(1000 * seconds, 3), **more,
-            }},
+        logs.answered(
+            self._id, client[0] if client else "", self._scope["method"], self._scope["path"], self._status,
+            seconds, more,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from swinv2.serve.version import Version
 
 INPUTS = ("image", "pixels")
 OUTPUTS = ("logits", "scores")
+NAME_LENGTH = 256  # characters of what a client calls an input or output: a refusal repeats it
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Request:
     outputs: tuple[Wanted, ...] = ()
     id: str = ""
     seconds: float | None = None
+
+    def within(self, seconds: float | None) -> Request:
+        """The same request, which nobody waits for longer than so many seconds. None: as it is."""
+        if seconds is None:
+            return self
+        return replace(self, seconds=min(seconds, self.seconds or seconds))
 
 
 @dataclass
@@ -217,6 +224,17 @@ class _Deadline:
                 Kind.EXPIRED,
                 f"there is no answer after {self._seconds:g} s; allow more time or try again later",
             ) from None
+
+
+def in_seconds(timeout: int) -> float | None:
+    """The parameter timeout, in microseconds as Triton has it; 0 means none.
+
+    Raises:
+        Refused: it is below 0.
+    """
+    if timeout < 0:
+        raise invalid(f"timeout is {timeout}; give microseconds")
+    return timeout / 1e6 or None
 
 
 def _one_input(inputs: Sequence[Tensor]) -> Tensor:

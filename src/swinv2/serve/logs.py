@@ -5,7 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+access = logging.getLogger("swinv2.access")
 
 
 class Lines(logging.Formatter):
@@ -24,8 +29,23 @@ class Lines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def answered(
+    identity: str, client: str, method: str, path: str, status: int | str, seconds: float, more: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Write the line of one request: who asked what, how it was answered, and what else is known of it."""
+    if access.isEnabledFor(logging.INFO):
+        access.info(
+            "request",
+            extra={"fields": {
+                "request": identity, "client": client, "method": method, "path": path, "status": status,
+                "ms": round(1000 * seconds, 3), **more,
+            }},
+        )  # fmt: skip
+
+
 def configure(*, each_request: bool) -> None:
     """Send the lines of the server and of its libraries to stderr."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's library in C writes by itself is no JSON
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     levels = {

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from swinv2 import weights
 from swinv2.runtimes import RUNTIMES
-from swinv2.serve.errors import Kind, Refused
+from swinv2.serve.errors import Kind, Refused, invalid, short
 from swinv2.serve.metrics import BatchObserver, Metrics
 from swinv2.serve.settings import Batching, Compute
 from swinv2.serve.version import Version
@@ -339,6 +339,17 @@ class Repository:
             raise ValueError(f"{files[0]} is a link that leaves the folder of models; copy the file")
         about = files[0].stat()
         return Source(folder.name, str(files[0]), (about.st_mtime_ns, about.st_size, about.st_ino))
+
+
+def check_options(given: Iterable[str], *known: str) -> None:
+    """Look at the options with which a client wants a model loaded or unloaded.
+
+    Raises:
+        Refused: one would change the model; whoever sent it shall not think that it did.
+    """
+    for key in given:
+        if key not in known:
+            raise invalid(f"{short(key)} cannot be given; the model file has all of it")
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -78,7 +78,7 @@ def _models(app: FastAPI, service: Service) -> None:
         "/v2/models/{name}/versions/{version}/ready", tags=["protocol"], summary="The same for one version"
     )
     async def model_ready(name: str, version: str = "") -> JSONResponse:
-        is_ready = not service.is_stopping and service.repository.is_model_ready(name, version)
+        is_ready = service.is_model_ready(name, version)
         return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from swinv2.serve import http, rest
 from swinv2.serve.guard import Guard
 from swinv2.serve.service import Service
 from swinv2.verbs import UsageError
+
+BACKLOG = 1024  # connections that wait to be taken
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server answers, once it does."""
+    """Where a server answers, once it does. http: https://host:port; grpc: host:port; either may be empty."""
 
     http: str
     grpc: str
@@ -55,11 +58,13 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
         ValueError, ImportError, OSError, child.Died: a model that cannot be served.
     """
     stop = asyncio.Event()
+    _check_certificate(place)
     with _listening(place) as sock, _signals(service, stop):
+        calls, grpc_address = await _grpc(service, place)
         server = _Uvicorn(_config(service, place))
         serving = asyncio.create_task(server.serve([sock] if sock else None))
         try:
-            address = Address(_url(place, sock), "")
+            address = Address(_url(place, sock), grpc_address)
             loading = asyncio.create_task(service.repository.load_all())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +77,7 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
         finally:
             service.is_stopping = True
             server.should_exit = True
-            await asyncio.gather(serving, return_exceptions=True)
+            await asyncio.gather(serving, _end(calls, service), return_exceptions=True)
             await service.close()
 
 
@@ -86,13 +91,40 @@ class _Uvicorn(uvicorn.Server):
 
 def _config(service: Service, place: Place) -> uvicorn.Config:
     app = Guard(
-        rest.application(service), limits=service.limits, allowed=service.access, metrics=service.metrics
-    )
+        rest.application(service), limits=service.limits, allowed=service.access, metrics=service.metrics,
+        budget=service.budget,
+    )  # fmt: skip
     return uvicorn.Config(
         app, http=http.protocol(service.limits), ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, date_header=True, ssl_certfile=place.certificate or None, ssl_keyfile=place.key or None,
-        timeout_keep_alive=75, backlog=1024,
+        timeout_keep_alive=75, backlog=BACKLOG,
     )  # fmt: skip
+
+
+async def _grpc(service: Service, place: Place) -> tuple[Any, str]:
+    """A server for gRPC that has started, and where it answers; None and "" where there shall be none."""
+    if place.grpc_port is None:
+        return None, ""
+    with _bound(place.host, place.grpc_port, "--grpc-port") as sock:  # says why where it cannot be
+        host = sock.getsockname()[0]
+    from swinv2.serve import grpc  # here: who wants no gRPC starts faster
+
+    server = grpc.server(service)
+    try:
+        address = grpc.listen(server, host, place.grpc_port, certificate=place.certificate, key=place.key)
+    except RuntimeError:  # somebody else was faster, or gRPC does not read this kind of key
+        raise UsageError(
+            f"gRPC cannot listen on {place.host} port {place.grpc_port}; choose another --grpc-port"
+            f"{' or another kind of key' if place.key else ''}"
+        ) from None
+    await server.start()
+    return server, address
+
+
+async def _end(calls: Any, service: Service) -> None:
+    """Take no more calls, and wait for those that have begun."""
+    if calls is not None:
+        await calls.stop(service.limits.longest_seconds)
 
 
 @contextlib.contextmanager
@@ -101,19 +133,41 @@ def _listening(place: Place) -> Iterator[socket.socket | None]:
     if place.http_port is None:
         yield None
         return
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    sock = socket.socket(family)
+    with _bound(place.host, place.http_port, "--http-port") as sock:
+        yield sock
+
+
+def _bound(host: str, port: int, option: str) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UsageError: it cannot, and why.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((place.host, place.http_port))
+        sock.bind((host, port))
+        sock.listen(BACKLOG)  # only now is a port taken for certain: two may bind it
     except (OSError, OverflowError) as error:
         sock.close()
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"cannot listen on {place.host} port {place.http_port}: {why.lower()}; choose another --http-port"
+            f"cannot listen on {host} port {port}: {why.lower()}; choose another {option}"
         ) from None
-    with sock:
-        yield sock
+    return sock
+
+
+def _check_certificate(place: Place) -> None:
+    """Raises UsageError where the files for TLS are none, before anything is loaded."""
+    if not place.certificate:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(place.certificate, place.key, "")
+    except (OSError, ValueError) as error:  # of which ssl.SSLError is one
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"{place.certificate} and {place.key} are no certificate with its key in PEM: {why.lower()}"
+        ) from None
 
 
 @contextlib.contextmanager

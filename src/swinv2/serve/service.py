@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import swinv2
+from swinv2.serve.budget import Budget
 from swinv2.serve.errors import Kind, Refused, invalid
 from swinv2.serve.explaining import Explaining, Overlay, Question, why_not
 from swinv2.serve.inference import Answer, Inference, Request, Seen, Timing
@@ -39,6 +40,7 @@ class Service:
         self, sources: Sequence[str], *, compute: Compute, batching: Batching, limits: Limits, access: Access
     ):
         self.limits, self.access, self.metrics = limits, access, Metrics()
+        self.budget = Budget(limits.bodies_bytes)
         self.repository = Repository(sources, compute=compute, batching=batching, metrics=self.metrics)
         self.decoders = Decoders()
         self._inference = Inference(self.decoders, limits)
@@ -49,6 +51,14 @@ class Service:
     def is_ready(self) -> bool:
         """Whether requests for every model are answered: what a load balancer asks."""
         return not self.is_stopping and self.repository.is_ready
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Whether requests for one model are answered.
+
+        Raises:
+            Refused: there is no such model.
+        """
+        return self.repository.is_model_ready(name, version) and not self.is_stopping
 
     def metadata(self) -> dict[str, Any]:
         """Of the server, as the protocol has it."""

@@ -15,6 +15,7 @@ class Limits:
         bodies_bytes: of all requests that are being read or answered at one time.
         header_bytes: of the request line and all headers together.
         images: of one request.
+        calls: of gRPC that are received or answered at one time; probes are not counted.
         header_seconds, body_seconds: in which the headers and the body must have arrived.
         answer_seconds: in which a client must have taken an answer.
         request_seconds: from the body to the answer, where the client names no deadline.
@@ -24,10 +25,16 @@ class Limits:
     bodies_bytes: int = 1 << 30
     header_bytes: int = 32 << 10
     images: int = 256
+    calls: int = 1024
     header_seconds: float = 10
     body_seconds: float = 60
     answer_seconds: float = 60
     request_seconds: float = 60
+
+    @property
+    def longest_seconds(self) -> float:
+        """That anything takes which a client has begun."""
+        return self.body_seconds + self.request_seconds + self.answer_seconds
 
 
 @dataclass(frozen=True)
