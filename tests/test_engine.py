@@ -31,7 +31,7 @@ from swinv2.runtimes.engine import EngineSession
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "official_logits.json").read_text())
 SETS = (
-    "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2",
+    "avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2",
     "neon_i8mm", "neon_bf16", "neon_dot", "neon", "reference",
 )  # fmt: skip
 LIMITS = {"fp32": 1e-5, "bf16": 4e-2, "int8": 8e-2}  # of the largest logit, for the small model

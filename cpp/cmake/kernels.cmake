@@ -37,6 +37,12 @@ if(processor MATCHES "^(x86_64|AMD64|amd64|x64)$")
   swinv2_kernels(avx512 "/arch:AVX512" "${avx512}")
   swinv2_kernels(avx512_vnni "/arch:AVX512" "${avx512};-mavx512vnni")
   swinv2_kernels(avx512_bf16 "/arch:AVX512" "${avx512};-mavx512vnni;-mavx512bf16")
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-mamx-int8 SWINV2_TILES)  # GCC 11, Clang 12
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND SWINV2_TILES)  # dispatch.cpp asks no other system for them
+    swinv2_kernels(avx512_amx "" "${avx512};-mavx512vnni;-mavx512bf16;-mamx-tile;-mamx-int8;-mamx-bf16")
+    set_source_files_properties(src/kernels/dispatch.cpp PROPERTIES COMPILE_DEFINITIONS SWINV2_AMX=1)
+  endif()
 elseif(processor MATCHES "^(aarch64|arm64|ARM64)$")
   # GCC 12 loads all rows before their products otherwise, and spills two sums in every step of the tallest tile.
   set(neon $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)

@@ -17,7 +17,7 @@ struct Scratch {
     queries = keys + static_cast<size_t>(padded) * head_dim * 4;
     values = queries + static_cast<size_t>(padded) * head_dim * 2;
     logits = reinterpret_cast<float*>(values + static_cast<size_t>(padded) * round_up(head_dim, WIDTH) * 2);
-    bias = logits + static_cast<size_t>(ROWS) * padded;
+    bias = logits + static_cast<size_t>(TALL) * padded;
     sums = bias + padded + 2 * LANES;
   }
 };
@@ -32,6 +32,7 @@ struct Side {
 // How the two products of attention take their sides, in float32: queries and values as they lie in the qkv
 // rows.
 struct AttendFp32 : Fp32 {
+  static constexpr Precision PRECISION = Precision::fp32;
   static void store_step(unsigned char* to, const V* channel, V inverse) {
     store(reinterpret_cast<float*>(to), mul(channel[0], inverse));
   }
@@ -39,7 +40,7 @@ struct AttendFp32 : Fp32 {
   static Side queries(const Attention& a, const Scratch&, int) {
     return {reinterpret_cast<const unsigned char*>(a.qkv), a.stride * 4, 0};
   }
-  static Side values(const Attention& a, const Scratch&, int) {
+  static Side values(const Attention& a, const Scratch&, int, int) {
     return {reinterpret_cast<const unsigned char*>(a.qkv + 2 * a.dim), a.stride * 4, STEP};
   }
 };
@@ -47,6 +48,7 @@ struct AttendFp32 : Fp32 {
 #if HAS_BF16
 // The same in bfloat16: queries rounded, keys and values as pairs.
 struct AttendBf16 : Bf16 {
+  static constexpr Precision PRECISION = Precision::bf16;
   static void store_step(unsigned char* to, const V* channel, V inverse) {
     store_pairs(to, mul(channel[0], inverse), mul(channel[1], inverse));
   }
@@ -60,12 +62,13 @@ struct AttendBf16 : Bf16 {
         store_bf16(reinterpret_cast<uint16_t*>(s.queries + i * stride) + c, load(a.qkv + i * a.stride + c));
     return {s.queries, stride, 0};
   }
-  static Side values(const Attention& a, const Scratch& s, int tokens) {
-    const size_t panel = static_cast<size_t>((tokens + 1) / 2) * STEP;
-    for (int j = 0; j < tokens; j += 2) {
+  static Side values(const Attention& a, const Scratch& s, int tokens, int steps) {
+    const size_t panel = static_cast<size_t>(steps) * STEP;
+    for (int j = 0; j < 2 * steps; j += 2) {
       const float* v = a.qkv + j * a.stride + 2 * a.dim;
       for (int c = 0; c < a.head_dim; c += LANES)
-        store_pairs(s.values + c / WIDTH * panel + j / 2 * STEP + c % WIDTH * 4, load(v + c),
+        store_pairs(s.values + c / WIDTH * panel + j / 2 * STEP + c % WIDTH * 4,
+                    j < tokens ? load(v + c) : set(0.0f),
                     j + 1 < tokens ? load(v + a.stride + c) : set(0.0f));
     }
     return {s.values, STEP, panel};
@@ -154,8 +157,8 @@ inline void sums_of(const V* x, int count, float* out) {
 // values, in place; 1 / the sum of every row goes to sums.
 template <class P, class Bias>
 void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
-  V partial[ROWS];
-  alignas(64) float scales[ROWS + LANES];
+  V partial[TALL];
+  alignas(64) float scales[TALL + LANES];
   for (int r = 0; r < height; r++) {
     const float* q = a.qkv + (query + r) * a.stride;
     partial[r] = set(0.0f);
@@ -204,6 +207,13 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
   for (int r = 0; r < height; r += LANES) store(s.sums + r, div(set(1.0f), load(s.sums + r)));
 }
 
+template <class P>
+void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
+  if (WholeVectors::fits(a)) soften<P, WholeVectors>(a, s, query, height, tokens, padded);
+  else if (TwoHalves::fits(a)) soften<P, TwoHalves>(a, s, query, height, tokens, padded);
+  else soften<P, Staged>(a, s, query, height, tokens, padded);
+}
+
 template <class P, int R>
 void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side& v, int query, int tokens,
                  int padded) {
@@ -215,9 +225,7 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++)
         store(s.logits + r * static_cast<size_t>(padded) + j + c * LANES, acc[r][c]);
   }
-  if (WholeVectors::fits(a)) soften<P, WholeVectors>(a, s, query, R, tokens, padded);
-  else if (TwoHalves::fits(a)) soften<P, TwoHalves>(a, s, query, R, tokens, padded);
-  else soften<P, Staged>(a, s, query, R, tokens, padded);
+  soften<P>(a, s, query, R, tokens, padded);
   for (int panel = 0; panel * WIDTH < a.head_dim; panel++) {
     typename P::A acc[R][COLUMNS];
     tile<P, R>(acc, reinterpret_cast<const unsigned char*>(s.logits), static_cast<size_t>(padded) * 4,
@@ -232,6 +240,31 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
   }
 }
 
+#if HAS_TILES
+// The same for height rows, by the tiles of the processor.
+void attend_tall(Tiles& tiles, const Attention& a, const Scratch& s, const Side& q, const Side& v, int query,
+                 int height, int tokens, int padded) {
+  const size_t row = static_cast<size_t>(padded) * 4;
+  int steps = a.head_dim / 2;
+  tiles.shape(height, steps);
+  for (int panel = 0; panel * WIDTH < padded; panel++)
+    tiles.multiply<2>(s.logits + panel * WIDTH, row, q.data + query * q.stride, q.stride,
+                      s.keys + static_cast<size_t>(panel) * steps * STEP, STEP, steps, nullptr, 0);
+  soften<AttendBf16>(a, s, query, height, tokens, padded);
+  steps = padded / 2;
+  tiles.shape(height, steps);
+  for (int panel = 0; panel * WIDTH < a.head_dim; panel++) {
+    alignas(64) float sums[TALL * WIDTH];
+    tiles.multiply<2>(sums, STEP, reinterpret_cast<const unsigned char*>(s.logits), row,
+                      v.data + panel * v.panel, v.stride, steps, nullptr, 0);
+    for (int c = panel * WIDTH; c < a.head_dim && c < (panel + 1) * WIDTH; c += LANES)
+      for (int r = 0; r < height; r++)
+        store_as(a.out_precision, a.out + (query + r) * a.out_stride, c,
+                 mul(load(sums + r * WIDTH + c % WIDTH), set(s.sums[r])));
+  }
+}
+#endif
+
 using AttendTile = void (*)(const Attention&, const Scratch&, const Side&, const Side&, int, int, int);
 
 template <class P, int... R>
@@ -245,10 +278,20 @@ void attend(const Attention& a, unsigned char* memory) {
   const int tokens = a.rows * a.cols, padded = round_up(tokens, WIDTH);
   const Scratch s(memory, padded, a.head_dim);
   pack_keys<P>(a, tokens, padded, s.keys);
-  const Side queries = P::queries(a, s, tokens), values = P::values(a, s, tokens);
-  const Split split(tokens);
+  const Split split(tokens, P::PRECISION);
+  // Tall products are shaped for whole panels of keys: those beyond the window have no weight, and values 0.
+  const int steps = split.tallest ? padded / P::VALUES : (tokens + P::VALUES - 1) / P::VALUES;
+  const Side queries = P::queries(a, s, tokens), values = P::values(a, s, tokens, steps);
+#if HAS_TILES
+  if (split.tallest) {
+    Tiles tiles;
+    for (int t = 0; t < split.tiles; t++)
+      attend_tall(tiles, a, s, queries, values, split.start(t), split.tallest, tokens, padded);
+    return;
+  }
+#endif
   for (int t = 0; t < split.tiles; t++) {
-    const int query = split.start(t), height = split.start(t + 1) - query;
+    const int query = split.start(t), height = split.height(t);
     attend_tile_of<P>(height, AllRows{})(a, s, queries, values, query, tokens, padded);
   }
 }

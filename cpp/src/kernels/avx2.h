@@ -6,6 +6,7 @@
 
 #define HAS_PERMUTED_GELU 0
 #define HAS_STORE_BY_FOUR 0
+#define HAS_TILES 0
 #define HAS_INT8_BLOCKS 0
 
 namespace swinv2 {

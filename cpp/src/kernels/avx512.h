@@ -9,6 +9,9 @@
 #define HAS_PERMUTED_GELU 1
 #define HAS_STORE_BY_FOUR 1
 #define HAS_INT8_BLOCKS 0
+#ifndef HAS_TILES
+#define HAS_TILES 0
+#endif
 
 namespace swinv2 {
 namespace SWINV2_SET {

@@ -5,7 +5,8 @@
 //   V, I             vectors of LANES floats and of LANES int32
 //   COLUMNS, ROWS    vectors in a row of a panel, and rows that a tile of accumulators has at most
 //   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
-//   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8; HAS_INT8_BLOCKS: tile_int8 instead of the latter
+//   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8; HAS_INT8_BLOCKS: tile_int8 instead of the latter;
+//   HAS_TILES: Tiles and TALL instead of both
 // Everything has internal linkage or lies in that namespace: code for one set must never be merged into another's.
 
 #include <math.h>  // lrintf; the templates of <cmath> would be merged between sets
@@ -27,6 +28,12 @@ using AllRows = Count<ROWS>::All;
 constexpr int WIDTH = COLUMNS * LANES;  // columns of a panel
 constexpr int STEP = WIDTH * 4;         // bytes of a panel that one step reads
 constexpr int MAX_HEAD = 128;           // channels
+#if !HAS_TILES
+constexpr int TALL = ROWS;
+struct Tiles {
+  void shape(int, int) {}
+};
+#endif
 constexpr float EPSILON = 1e-5f;
 constexpr float NORM_FLOOR = 1e-12f;
 
@@ -87,6 +94,7 @@ struct Bf16 {
   static A zero() { return set(0.0f); }
   static A mac(A sum, const unsigned char* x, A w) { return mac_bf16(sum, set_from(x), w); }
   static A weights(const unsigned char* w) { return load(reinterpret_cast<const float*>(w)); }
+  static A sums(const unsigned char* from) { return load(reinterpret_cast<const float*>(from)); }
 };
 #endif
 #if HAS_INT8
@@ -96,6 +104,7 @@ struct Int8 {
   static A zero() { return zero_int(); }
   static A mac(A sum, const unsigned char* x, A w) { return mac_int8(sum, set_int_from(x), w); }
   static A weights(const unsigned char* w) { return load_int(w); }
+  static A sums(const unsigned char* from) { return load_int(from); }
 };
 #endif
 
@@ -133,28 +142,50 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
   }
 }
 
-// out[r, columns of the panel] = the tile, scaled back where it is int8, + bias
+// How the sums of a vector of columns become values: scaled back where they are int8, + bias.
+template <class P>
+struct Finish {
+  V bias, scale;
+  Finish(const Packed& w, int column) : bias(load(w.bias + column)) {
+    if constexpr (P::VALUES == 4) scale = load(w.scale + column);
+  }
+  V operator()(typename P::A sum, [[maybe_unused]] const Operand& x, [[maybe_unused]] int row) const {
+    if constexpr (P::VALUES < 4) return add(sum, bias);
+    else
+      return fma(to_float(sub_int(sum, set_int(OFFSET * x.sum[row]))), mul(scale, set(x.scale[row])), bias);
+  }
+};
+
+// out[r, columns of the panel] = the finished tile
 template <class P, int R>
-void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel, Ahead ahead) {
+void linear_tile(const Tiles&, float* out, size_t out_stride, const Operand& x, int, const Packed& w,
+                 int panel, Ahead ahead) {
   typename P::A acc[R][COLUMNS];
   tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps,
              ahead);
   UNROLL for (int c = 0; c < COLUMNS; c++) {
-    const int column = panel * WIDTH + c * LANES;
-    const V bias = load(w.bias + column);
-    if constexpr (P::VALUES < 4) {
-      UNROLL for (int r = 0; r < R; r++) store(out + r * out_stride + c * LANES, add(acc[r][c], bias));
-    } else {
-      const V scale = load(w.scale + column);
-      UNROLL for (int r = 0; r < R; r++) {
-        const V value = to_float(sub_int(acc[r][c], set_int(OFFSET * x.sum[r])));
-        store(out + r * out_stride + c * LANES, fma(value, mul(scale, set(x.scale[r])), bias));
-      }
-    }
+    const Finish<P> finish(w, panel * WIDTH + c * LANES);
+    UNROLL for (int r = 0; r < R; r++) store(out + r * out_stride + c * LANES, finish(acc[r][c], x, r));
   }
 }
 
-using LinearTile = void (*)(float*, size_t, const Operand&, const Packed&, int, Ahead);
+#if HAS_TILES
+template <class P>
+void linear_tall(const Tiles& tiles, float* out, size_t out_stride, const Operand& x, int rows,
+                 const Packed& w, int panel, Ahead ahead) {
+  alignas(64) unsigned char sums[TALL * STEP];
+  tiles.multiply<P::VALUES>(sums, STEP, x.data, x.stride,
+                            w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps, ahead.at,
+                            ahead.stride);
+  for (int c = 0; c < COLUMNS; c++) {
+    const Finish<P> finish(w, panel * WIDTH + c * LANES);
+    for (int r = 0; r < rows; r++)
+      store(out + r * out_stride + c * LANES, finish(P::sums(sums + r * STEP + c * LANES * 4), x, r));
+  }
+}
+#endif
+
+using LinearTile = void (*)(const Tiles&, float*, size_t, const Operand&, int, const Packed&, int, Ahead);
 
 template <class P, int... R>
 LinearTile tile_of(int rows, Rows<R...>) {
@@ -163,20 +194,32 @@ LinearTile tile_of(int rows, Rows<R...>) {
 }
 
 LinearTile choose_tile([[maybe_unused]] Precision precision, int rows) {
-#if HAS_BF16
+#if HAS_TILES
+  if (precision == Precision::bf16) return linear_tall<Bf16>;
+  if (precision == Precision::int8) return linear_tall<Int8>;
+#elif HAS_BF16
   if (precision == Precision::bf16) return tile_of<Bf16>(rows, AllRows{});
 #endif
-#if HAS_INT8
+#if HAS_INT8 && !HAS_TILES
   if (precision == Precision::int8) return tile_of<Int8>(rows, AllRows{});
 #endif
   return tile_of<Fp32>(rows, AllRows{});
 }
 
-// Rows in tiles of nearly the same height: 64 rows are 13, 13, 13, 13 and 12 of at most 14.
+// Whether products of a precision are those of Tiles.
+constexpr bool is_tall(Precision precision) { return HAS_TILES && precision != Precision::fp32; }
+
+// Rows in tiles of nearly the same height: 64 rows are 13, 13, 13, 13 and 12 of at most 14. Tall ones have the
+// same height, for which tiles are shaped once, and compute some rows twice.
 struct Split {
-  int tiles, rows;
-  explicit Split(int rows) : tiles((rows + ROWS - 1) / ROWS), rows(rows) {}
+  int tiles, rows, tallest;
+  Split(int rows, Precision precision) : rows(rows) {
+    const int most = is_tall(precision) ? TALL : ROWS;
+    tiles = (rows + most - 1) / most;
+    tallest = is_tall(precision) ? (rows + tiles - 1) / tiles : 0;
+  }
   int start(int tile) const { return static_cast<int>(static_cast<int64_t>(rows) * tile / tiles); }
+  int height(int tile) const { return tallest ? tallest : start(tile + 1) - start(tile); }
 };
 
 // The first tiles of a panel share out the lines of the next.
@@ -188,22 +231,26 @@ Ahead next_panel(const Packed& w, int panel, int last, const Split& split, int t
 }
 
 void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
-  const Split split(rows);
+  const Split split(rows, w.precision);
+  Tiles tiles;
+  if (split.tallest) tiles.shape(split.tallest, w.steps);
   for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
     for (int t = 0; t < split.tiles; t++) {
-      const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w,
-                                       panel, next_panel(w, panel, last, split, t));
+      const int row = split.start(t), height = split.height(t);
+      choose_tile(w.precision, height)(tiles, out + row * out_stride + panel * WIDTH, out_stride, x.from(row),
+                                       height, w, panel, next_panel(w, panel, last, split, t));
     }
 }
 
 void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
-  alignas(64) float values[ROWS * WIDTH];
-  const Split split(rows);
+  alignas(64) float values[TALL * WIDTH];
+  const Split split(rows, w.precision);
+  Tiles tiles;
+  if (split.tallest) tiles.shape(split.tallest, w.steps);
   for (int panel = first; panel < last; panel++)
     for (int t = 0; t < split.tiles; t++) {
-      const int row = split.start(t), height = split.start(t + 1) - row;
-      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel,
+      const int row = split.start(t), height = split.height(t);
+      choose_tile(w.precision, height)(tiles, values, WIDTH, x.from(row), height, w, panel,
                                        next_panel(w, panel, last, split, t));
       for (int r = 0; r < height; r++) {
         unsigned char* to = out.data + (row + r) * out.stride;

@@ -8,6 +8,10 @@
 #else
 #include <cpuid.h>
 #endif
+#if SWINV2_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(_WIN32)
@@ -22,6 +26,14 @@ namespace swinv2 {
 namespace {
 
 #if defined(__x86_64__) || defined(_M_X64)
+
+#if SWINV2_AMX
+// Linux gives the registers of AMX, 8 KB of every thread, to processes that ask.
+bool are_tiles_given() {
+  constexpr long ASK = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA in newer headers
+  return syscall(SYS_arch_prctl, ASK, TILES) == 0;
+}
+#endif
 
 struct Registers {
   unsigned a, b, c, d;
@@ -63,6 +75,11 @@ int find(const Kernels** tables) {
     const bool avx512 =
         wide && avx2 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
     const bool vnni = avx512 && bit(seven.c, 11), bf16 = vnni && bit(more.a, 5);
+#if SWINV2_AMX
+    const bool tiles = bf16 && (state & 0x60000) == 0x60000 && bit(seven.d, 22) && bit(seven.d, 24) &&
+                       bit(seven.d, 25);  // AMX-BF16, AMX-TILE, AMX-INT8
+    if (tiles && are_tiles_given()) tables[count++] = avx512_amx_kernels();
+#endif
     if (bf16) tables[count++] = avx512_bf16_kernels();
     if (vnni) tables[count++] = avx512_vnni_kernels();
     if (avx512) tables[count++] = avx512_kernels();
@@ -116,7 +133,7 @@ size_t attention_scratch(int tokens, int head_dim) {
   const size_t padded = static_cast<size_t>(round_up(tokens, 32)),
                head = static_cast<size_t>(round_up(head_dim, 32));
   const size_t keys = padded * head * 4, queries = padded * head * 2, values = padded * head * 2;
-  const size_t rows = 16;  // at most, of a tile; sums are written in whole vectors
+  const size_t rows = 32;  // at most, of a tile; sums are written in whole vectors
   return keys + queries + values + (rows * padded + padded + 64 + 2 * rows) * sizeof(float);
 }
 

@@ -10,6 +10,7 @@
 
 #define HAS_PERMUTED_GELU 0
 #define HAS_STORE_BY_FOUR 0
+#define HAS_TILES 0
 
 namespace swinv2 {
 namespace SWINV2_SET {
