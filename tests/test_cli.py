@@ -257,6 +257,11 @@ FROZEN = {
         MODEL [EXPORTS...] --data --images --batch-size --rounds --threads --device --runtime --precision --output
         --csv --markdown --picture --compare --json
     """,
+    "serve": """
+        MODELS... --host --http-port --grpc-port --no-grpc --runtime --device --precision --workers --threads
+        --worker-threads --max-batch-size --max-queue-delay-ms --max-queue --timeout --look --control --reflection
+        --token-file --certificate --key --quiet --json
+    """,
     "convert": """
         SOURCE RESULT --to --architecture --image-size --window --classes --num-classes --in-chans --allow-new
         --json
@@ -484,6 +489,7 @@ JSON_LINES = [
     ("benchmark model.safetensors --rounds 1 --batch-size 1 --threads 1 --output run.json", Exit.DONE),
     ("benchmark missing.safetensors", Exit.MODEL),
     ("benchmark --compare run.json run.json", Exit.DONE),
+    ("serve missing.onnx", Exit.MODEL),
     ("convert model.safetensors model.pth", Exit.DONE),
     ("convert missing.pth model.safetensors", Exit.MODEL),
     ("data check data", Exit.DONE),

@@ -104,8 +104,8 @@ VERBS = {
     "verify":         "artifact console export parity verbs verification",
     "benchmark":      "artifact child console data doctor evaluate metrics model packages parity probe quantize report "
                       "runtimes verbs verification",
-    "serve":          "artifact child console explain.explainer extras images inputs predictions preprocess probe runtimes "
-                      "verbs weights",
+    "serve":          "artifact child console explain.explainer extras images inputs predictions preprocess probe "
+                      "runtimes verbs weights",
     "convert":        "artifact checkpoints console counts extras model verbs",
     "models":         "config console counts verbs weights",
     "doctor":         "console packages runtimes verbs weights",
