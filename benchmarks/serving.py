@@ -1,0 +1,370 @@
+"""`swinv2 serve` beside the bare runtime and beside LitServe: the same weights, runtime, threads and requests.
+
+    pip install litserve
+    python benchmarks/serving.py [--model swinv2_tiny_window8_256] [--precision fp32] [--clients 1 8 64] [--rounds 3]
+
+Three contenders compute with the engine on all cores: the bare runtime in this process (batches of 8 in a row, the next
+pictures being decoded meanwhile), `swinv2 serve` over REST and gRPC, and LitServe. The clients (load.py) run in this
+process, on the cores that the server computes on. Every round gives each contender, kind of input and number of
+clients a turn; nothing is timed before its answers were compared with the runtime's. Medians over the rounds go to
+benchmarks/results/serving-cpu.json; docs/generate.py makes the tables of docs/serve.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from inference import RESULTS, lively, write_results
+from load import GrpcClient, HttpClient, Load, at_rate, saturate
+from PIL import Image
+from tritonclient.grpc import service_pb2
+
+from swinv2 import artifact
+from swinv2.artifact import Record
+from swinv2.model import create_model
+from swinv2.preprocess import Preprocess
+from swinv2.runtimes.engine import EngineSession
+
+LIBRARIES = ("uvicorn", "fastapi", "grpcio", "litserve", "numpy", "pillow")
+BATCH = 8
+PICTURES = 16
+INPUTS = ("pixels", "jpeg")
+NAME = "model"
+TOLERANCE = 1e-5  # of the largest logit: batches of another size may round otherwise
+LITSERVE = """
+import io, sys
+import litserve, numpy as np
+from fastapi import Request
+from swinv2.runtimes import open_session
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        self.session = open_session(sys.argv[1], "engine", precision=sys.argv[2], threads=int(sys.argv[3]))
+        self.preprocess = self.session.record.preprocess
+
+    async def body(self, request):
+        return await request.body()
+
+    def decode_request(self, request: Request):
+        body = request if isinstance(request, bytes) else request["body"]
+        if body[:2] == b"\\xff\\xd8":
+            return self.preprocess.load(body)
+        return np.frombuffer(body, np.float32).reshape(3, *self.preprocess.size)
+
+    def batch(self, inputs):
+        return np.stack(inputs)
+
+    def predict(self, batch):
+        return self.session.run(batch)
+
+    def unbatch(self, output):
+        return list(output)
+
+    def encode_response(self, output):
+        return {"logits": output.tolist()}
+"""
+
+
+@dataclass
+class Contender:
+    """One way to ask. requests: per input the encoded ones, in the order of the pictures."""
+
+    name: str
+    client: type[HttpClient] | type[GrpcClient]
+    address: str
+    requests: dict[str, list[bytes]]
+    logits: object  # bytes of an answer -> float32 [classes]
+
+
+def pictures(size: tuple[int, int]) -> list[bytes]:
+    """JPEG files as cameras and phones send them after scaling: 500 x 375 pixels with detail, about 60 kB."""
+    rng, files = np.random.default_rng(0), []
+    for _ in range(PICTURES):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+        fine = rng.integers(-12, 13, (375, 500, 3))
+        pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int64) + fine
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def write_model(name: str, folder: Path) -> Path:
+    model = lively(create_model(name)).eval()
+    record = Record(model.config, Preprocess.official(model.config.image_size))
+    artifact.write(folder / f"{NAME}.safetensors", record, model.state_dict())
+    return folder / f"{NAME}.safetensors"
+
+
+# -- the servers ----------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def swinv2_serving(source: Path, precision: str, options: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The server; yields its addresses."""
+    command = [sys.executable, "-m", "swinv2", "serve", f"{NAME}:{source}", "--precision", precision, "--json",
+               "--http-port", "0", "--grpc-port", "0", "--max-batch-size", str(BATCH), *options]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        said = ""
+        for line in process.stdout or ():
+            said += line
+            if line == "}\n":
+                break
+        try:
+            yield json.loads(said)
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def litserve_serving(source: Path, precision: str, threads: int, folder: Path) -> Iterator[str]:
+    port = free_port()
+    script = folder / "lit.py"
+    script.write_text(
+        LITSERVE
+        + f"\nif __name__ == '__main__':\n    litserve.LitServer(Api(max_batch_size={BATCH}, batch_timeout=0.002), "
+        f"accelerator='cpu', workers_per_device=1, timeout=60).run(host='127.0.0.1', port={port}, "
+        "generate_client_file=False, log_level='error')\n"
+    )
+    command = [sys.executable, str(script), str(source), precision, str(threads)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def wait_for(address: str, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            if urllib.request.urlopen(address, timeout=1).status == 200:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise SystemExit(f"{address} does not answer; is litserve installed?")
+
+
+# -- requests, encoded by the clients of Triton ------------------------------------------------------------------
+
+
+def triton_input(module, tensor: np.ndarray | bytes):  # type: ignore[no-untyped-def]
+    if isinstance(tensor, bytes):
+        asked = module.InferInput("image", [1], "BYTES")
+        asked.set_data_from_numpy(np.array([tensor], dtype=object))
+        return asked
+    asked = module.InferInput("pixels", [1, *tensor.shape], "FP32")
+    asked.set_data_from_numpy(tensor[None])
+    return asked
+
+
+def http_request(path: str, body: bytes, fields: dict[str, str]) -> bytes:
+    fields = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **fields}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def rest_request(tensor: np.ndarray | bytes) -> bytes:
+    outputs = [triton_http.InferRequestedOutput("logits")]
+    body, length = triton_http.InferenceServerClient.generate_request_body(
+        [triton_input(triton_http, tensor)], outputs=outputs
+    )
+    fields = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(length or len(body)),
+    }
+    return http_request(f"/v2/models/{NAME}/infer", body, fields)
+
+
+def rest_logits(body: bytes) -> np.ndarray:
+    _, rest = json.JSONDecoder().raw_decode(body.decode("latin1"))
+    return np.frombuffer(body[rest:], np.float32)
+
+
+def grpc_request(tensor: np.ndarray | bytes) -> bytes:
+    message = service_pb2.ModelInferRequest(model_name=NAME)
+    asked = triton_input(triton_grpc, tensor)
+    message.inputs.append(asked._get_tensor())
+    message.raw_input_contents.append(asked._get_content())
+    message.outputs.append(triton_grpc.InferRequestedOutput("logits")._get_tensor())
+    return message.SerializeToString()
+
+
+def grpc_logits(body: bytes) -> np.ndarray:
+    return np.frombuffer(service_pb2.ModelInferResponse.FromString(body).raw_output_contents[0], np.float32)
+
+
+def lit_request(tensor: np.ndarray | bytes) -> bytes:
+    body = tensor if isinstance(tensor, bytes) else tensor.tobytes()
+    return http_request("/predict", body, {"Content-Type": "application/octet-stream"})
+
+
+def lit_logits(body: bytes) -> np.ndarray:
+    return np.array(json.loads(body)["logits"], np.float32)
+
+
+# -- measuring ----------------------------------------------------------------------------------------------
+
+
+class Bare:
+    """The runtime without a server: batches in a row; for pictures, a pool decodes the next batch meanwhile."""
+
+    def __init__(self, session: EngineSession, tensors: list[np.ndarray], files: list[bytes]):
+        self._session, self._files = session, files
+        self._batches = [np.stack(tensors[i : i + BATCH]) for i in range(0, len(tensors), BATCH)]
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def _decoded(self, number: int):  # type: ignore[no-untyped-def]
+        start = number * BATCH % len(self._files)
+        load = self._session.record.preprocess.load
+        return [self._pool.submit(load, file) for file in self._files[start : start + BATCH]]
+
+    def per_second(self, kind: str, seconds: float) -> float:
+        end, images, number = time.perf_counter() + seconds, 0, 0
+        begin, coming = time.perf_counter(), self._decoded(0) if kind == "jpeg" else []
+        while time.perf_counter() < end:
+            if kind == "jpeg":
+                batch = np.stack([future.result() for future in coming])
+                coming = self._decoded(number + 1)
+            else:
+                batch = self._batches[number % len(self._batches)]
+            self._session.run(batch)
+            images, number = images + len(batch), number + 1
+        return images / (time.perf_counter() - begin)
+
+
+def compare(contender: Contender, expected: np.ndarray) -> None:
+    """Every answer is that of the runtime, or there is nothing to measure."""
+
+    async def ask() -> None:
+        async with contender.client(contender.address) as ask:
+            for kind in INPUTS:
+                for number, request in enumerate(contender.requests[kind]):
+                    logits = contender.logits(await ask(request))
+                    error = np.abs(logits - expected[number]).max() / np.abs(expected[number]).max()
+                    assert error <= TOLERANCE, f"{contender.name}, {kind} {number}: {error}"
+
+    asyncio.run(ask())
+
+
+def run(contender: Contender, kind: str, clients: int, seconds: float, rate: float = 0) -> Load:
+    made = [contender.client(contender.address) for _ in range(clients)]
+    requests = contender.requests[kind]
+    if rate:
+        return asyncio.run(at_rate(made, requests, rate, seconds))
+    return asyncio.run(saturate(made, requests, seconds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="swinv2_tiny_window8_256")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=float, default=6, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-litserve", action="store_true")
+    parser.add_argument("--options", default="", help="further options of swinv2 serve, in one string")
+    parser.add_argument("--output", type=Path, default=RESULTS / "serving-cpu.json")
+    args = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        source = write_model(args.model, folder)
+        session = EngineSession(source, precision=args.precision, threads=threads)
+        files = pictures(session.record.preprocess.size)
+        tensors = [session.record.preprocess.load(file) for file in files]
+        expected = np.concatenate([session.run(tensor[None]) for tensor in tensors])
+        asked = dict(zip(INPUTS, (tensors, files), strict=True))
+        places = stack.enter_context(swinv2_serving(source, args.precision, args.options.split()))
+        ways = [
+            ("REST", HttpClient, places["http"], rest_request, rest_logits),
+            ("gRPC", GrpcClient, places["grpc"], grpc_request, grpc_logits),
+        ]
+        if not args.without_litserve:
+            address = stack.enter_context(litserve_serving(source, args.precision, threads, folder))
+            ways.append(("LitServe", HttpClient, address, lit_request, lit_logits))
+        contenders = [
+            Contender(way, client, address, {k: [encode(t) for t in asked[k]] for k in INPUTS}, logits)
+            for way, client, address, encode, logits in ways
+            if address
+        ]
+        for contender in contenders:
+            compare(contender, expected)
+        rows = measure(Bare(session, tensors, files), contenders, args)
+    versions = [library for library in LIBRARIES if library != "litserve" or not args.without_litserve]
+    write_results(args.output, rows, versions)
+
+
+def measure(bare: Bare, contenders: list[Contender], args: argparse.Namespace) -> list[dict]:
+    """Rows: per input the bare runtime, then every contender with its clients and its latencies at half its load."""
+    alone: dict[str, list[float]] = {kind: [] for kind in INPUTS}
+    full: dict[tuple[str, str, int], list[float]] = {}
+    half: dict[tuple[str, str], list[Load]] = {}
+    for number in range(args.rounds):
+        for kind in INPUTS:
+            alone[kind].append(bare.per_second(kind, args.seconds))
+            for contender in contenders:
+                for clients in args.clients:
+                    load = run(contender, kind, clients, args.seconds)
+                    full.setdefault((kind, contender.name, clients), []).append(load.per_second)
+                load = run(contender, kind, max(args.clients), args.seconds, rate=alone[kind][-1] / 2)
+                half.setdefault((kind, contender.name), []).append(load)
+            print(f"round {number + 1}, {kind}: bare {alone[kind][-1]:.1f}", flush=True)
+            for (k, name, clients), values in full.items():
+                if k == kind:
+                    print(
+                        f"  {name} {clients}: {values[-1]:.1f} ({values[-1] / alone[kind][-1]:.2f})",
+                        flush=True,
+                    )
+    common = {"model": args.model, "precision": args.precision, "batch": BATCH, "options": args.options}
+    rows = []
+    for kind in INPUTS:
+        bare_speed = statistics.median(alone[kind])
+        rows.append({**common, "input": kind, "contender": "bare runtime", "per_second": bare_speed})
+        for contender in contenders:
+            loads = half[kind, contender.name]
+            for clients in args.clients:
+                speeds = full[kind, contender.name, clients]
+                ratios = [speed / base for speed, base in zip(speeds, alone[kind], strict=True)]
+                rows.append({
+                    **common, "input": kind, "contender": contender.name, "clients": clients,
+                    "per_second": statistics.median(speeds), "of_bare": statistics.median(ratios),
+                })  # fmt: skip
+            rows.append({
+                **common, "input": kind, "contender": contender.name, "rate": statistics.median(alone[kind]) / 2,
+                "p50_ms": 1000 * statistics.median(load.percentile(50) for load in loads),
+                "p99_ms": 1000 * statistics.median(load.percentile(99) for load in loads),
+            })  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    main()
