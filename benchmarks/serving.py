@@ -1,13 +1,14 @@
 """`swinv2 serve` beside the bare runtime and beside LitServe: the same weights, runtime, threads and requests.
 
     pip install litserve
-    python benchmarks/serving.py [--model swinv2_tiny_window8_256] [--precision fp32] [--clients 1 8 64] [--rounds 3]
+    python benchmarks/serving.py [--model swinv2_tiny_window8_256] [--precisions fp32 int8] [--workers 1 2] [--rounds 3]
 
 Three contenders compute with the engine on all cores: the bare runtime in this process (batches of 8 in a row, the next
-pictures being decoded meanwhile), `swinv2 serve` over REST and gRPC, and LitServe. The clients (load.py) run in this
-process, on the cores that the server computes on. Every round gives each contender, kind of input and number of
-clients a turn; nothing is timed before its answers were compared with the runtime's. Medians over the rounds go to
-benchmarks/results/serving-cpu.json; docs/generate.py makes the tables of docs/serve.md.
+pictures being decoded meanwhile), `swinv2 serve` over REST and gRPC, and LitServe. Both servers share the cores among 1
+worker and among 2. The clients (load.py) run in this process, on the cores that the server computes on. Every round
+gives each contender, kind of input and number of clients a turn; nothing is timed before its answers were compared with
+the runtime's. Medians over the rounds go to benchmarks/results/serving-cpu.json; docs/generate.py makes the tables
+of docs/serve.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,10 @@ INPUTS = ("pixels", "jpeg")
 NAME = "model"
 TOLERANCE = 1e-5  # of the largest logit: batches of another size may round otherwise
 LITSERVE = """
-import io, sys
+import sys
+from typing import Annotated
 import litserve, numpy as np
-from fastapi import Request
+from fastapi import Body
 from swinv2.runtimes import open_session
 
 class Api(litserve.LitAPI):
@@ -61,14 +63,10 @@ class Api(litserve.LitAPI):
         self.session = open_session(sys.argv[1], "engine", precision=sys.argv[2], threads=int(sys.argv[3]))
         self.preprocess = self.session.record.preprocess
 
-    async def body(self, request):
-        return await request.body()
-
-    def decode_request(self, request: Request):
-        body = request if isinstance(request, bytes) else request["body"]
-        if body[:2] == b"\\xff\\xd8":
-            return self.preprocess.load(body)
-        return np.frombuffer(body, np.float32).reshape(3, *self.preprocess.size)
+    def decode_request(self, request: Annotated[bytes, Body()]):  # the body as it is, the least work
+        if request[:2] == b"\\xff\\xd8":
+            return self.preprocess.load(request)
+        return np.frombuffer(request, np.float32).reshape(3, *self.preprocess.size)
 
     def batch(self, inputs):
         return np.stack(inputs)
@@ -89,13 +87,14 @@ class Contender:
     """One way to ask. requests: per input the encoded ones, in the order of the pictures."""
 
     name: str
+    workers: int
     client: type[HttpClient] | type[GrpcClient]
     address: str
     requests: dict[str, list[bytes]]
     logits: object  # bytes of an answer -> float32 [classes]
 
 
-def pictures(size: tuple[int, int]) -> list[bytes]:
+def pictures() -> list[bytes]:
     """JPEG files as cameras and phones send them after scaling: 500 x 375 pixels with detail, about 60 kB."""
     rng, files = np.random.default_rng(0), []
     for _ in range(PICTURES):
@@ -125,10 +124,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def swinv2_serving(source: Path, precision: str, options: Sequence[str]) -> Iterator[dict[str, str]]:
+def swinv2_serving(source: Path, precision: str, workers: int) -> Iterator[dict[str, str]]:
     """The server; yields its addresses."""
     command = [sys.executable, "-m", "swinv2", "serve", f"{NAME}:{source}", "--precision", precision, "--json",
-               "--http-port", "0", "--grpc-port", "0", "--max-batch-size", str(BATCH), *options]  # fmt: skip
+               "--http-port", "0", "--grpc-port", "0", "--max-batch-size", str(BATCH),
+               "--workers", str(workers)]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         said = ""
         for line in process.stdout or ():
@@ -142,13 +142,14 @@ def swinv2_serving(source: Path, precision: str, options: Sequence[str]) -> Iter
 
 
 @contextlib.contextmanager
-def litserve_serving(source: Path, precision: str, threads: int, folder: Path) -> Iterator[str]:
-    port = free_port()
-    script = folder / "lit.py"
+def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[str]:
+    """LitServe with the same model; yields its address."""
+    port, threads = free_port(), max(1, len(os.sched_getaffinity(0)) // workers)
+    script = source.with_name("lit.py")
     script.write_text(
         LITSERVE
         + f"\nif __name__ == '__main__':\n    litserve.LitServer(Api(max_batch_size={BATCH}, batch_timeout=0.002), "
-        f"accelerator='cpu', workers_per_device=1, timeout=60).run(host='127.0.0.1', port={port}, "
+        f"accelerator='cpu', workers_per_device={workers}, timeout=60).run(host='127.0.0.1', port={port}, "
         "generate_client_file=False, log_level='error')\n"
     )
     command = [sys.executable, str(script), str(source), precision, str(threads)]
@@ -281,89 +282,106 @@ def run(contender: Contender, kind: str, clients: int, seconds: float, rate: flo
     return asyncio.run(saturate(made, requests, seconds))
 
 
+def contenders_of(places: dict[str, str], lit: str, workers: int, asked: dict[str, list]) -> list[Contender]:
+    ways = (
+        ("REST", HttpClient, places["http"], rest_request, rest_logits),
+        ("gRPC", GrpcClient, places["grpc"], grpc_request, grpc_logits),
+        ("LitServe", HttpClient, lit, lit_request, lit_logits),
+    )
+    return [
+        Contender(name, workers, client, address, {k: [encode(t) for t in asked[k]] for k in INPUTS}, logits)
+        for name, client, address, encode, logits in ways
+        if address
+    ]
+
+
+def run_precision(source: Path, precision: str, args: argparse.Namespace) -> list[dict]:
+    """All rows of one precision."""
+    session = EngineSession(source, precision=precision, threads=len(os.sched_getaffinity(0)))
+    load = session.record.preprocess.load
+    files = pictures()
+    tensors = [load(file) for file in files]
+    expected = np.concatenate([session.run(tensor[None]) for tensor in tensors])
+    asked = dict(zip(INPUTS, (tensors, files), strict=True))
+    with contextlib.ExitStack() as stack:
+        contenders = []
+        for workers in args.workers:
+            places = stack.enter_context(swinv2_serving(source, precision, workers))
+            lit = (
+                ""
+                if args.without_litserve
+                else stack.enter_context(litserve_serving(source, precision, workers))
+            )
+            contenders += contenders_of(places, lit, workers, asked)
+        for contender in contenders:
+            compare(contender, expected)
+        rows = measure(Bare(session, tensors, files), contenders, args)
+    return [{"model": args.model, "precision": precision, "batch": BATCH, **row} for row in rows]
+
+
+def measure(bare: Bare, contenders: list[Contender], args: argparse.Namespace) -> list[dict]:
+    """Per input the bare runtime; per contender its speed by number of clients, and its latencies at half load."""
+    alone: dict[str, list[float]] = {kind: [] for kind in INPUTS}
+    full: dict[tuple, list[float]] = {}
+    half: dict[tuple, list[Load]] = {}
+    for number in range(args.rounds):
+        for kind in INPUTS:
+            alone[kind].append(bare.per_second(kind, args.seconds))
+            print(f"round {number + 1}, {kind}: bare {alone[kind][-1]:.1f}", flush=True)
+            for contender in contenders:
+                key = kind, contender.name, contender.workers
+                for clients in args.clients:
+                    load = run(contender, kind, clients, args.seconds)
+                    full.setdefault((*key, clients), []).append(load.per_second)
+                    print(f"  {key[1:]} {clients}: {load.per_second / alone[kind][-1]:.2f}", flush=True)
+                load = run(contender, kind, max(args.clients), args.seconds, rate=alone[kind][-1] / 2)
+                half.setdefault(key, []).append(load)
+    rows: list[dict] = []
+    for kind in INPUTS:
+        rows.append(
+            {"input": kind, "contender": "bare runtime", "per_second": statistics.median(alone[kind])}
+        )
+        for contender in contenders:
+            key = kind, contender.name, contender.workers
+            row: dict = {
+                "input": kind,
+                "contender": contender.name,
+                "workers": contender.workers,
+                "clients": {},
+            }
+            for clients in args.clients:
+                speeds = full[*key, clients]
+                ratios = [speed / base for speed, base in zip(speeds, alone[kind], strict=True)]
+                row["clients"][str(clients)] = {
+                    "per_second": statistics.median(speeds), "of_bare": statistics.median(ratios),
+                }  # fmt: skip
+            row["half_load"] = {
+                "per_second": statistics.median(alone[kind]) / 2,
+                "p50_ms": 1000 * statistics.median(load.percentile(50) for load in half[key]),
+                "p99_ms": 1000 * statistics.median(load.percentile(99) for load in half[key]),
+            }
+            rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="swinv2_tiny_window8_256")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of both servers")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--seconds", type=float, default=6, help="of one turn")
+    parser.add_argument("--seconds", type=float, default=5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-litserve", action="store_true")
-    parser.add_argument("--options", default="", help="further options of swinv2 serve, in one string")
     parser.add_argument("--output", type=Path, default=RESULTS / "serving-cpu.json")
     args = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        source = write_model(args.model, folder)
-        session = EngineSession(source, precision=args.precision, threads=threads)
-        files = pictures(session.record.preprocess.size)
-        tensors = [session.record.preprocess.load(file) for file in files]
-        expected = np.concatenate([session.run(tensor[None]) for tensor in tensors])
-        asked = dict(zip(INPUTS, (tensors, files), strict=True))
-        places = stack.enter_context(swinv2_serving(source, args.precision, args.options.split()))
-        ways = [
-            ("REST", HttpClient, places["http"], rest_request, rest_logits),
-            ("gRPC", GrpcClient, places["grpc"], grpc_request, grpc_logits),
-        ]
-        if not args.without_litserve:
-            address = stack.enter_context(litserve_serving(source, args.precision, threads, folder))
-            ways.append(("LitServe", HttpClient, address, lit_request, lit_logits))
-        contenders = [
-            Contender(way, client, address, {k: [encode(t) for t in asked[k]] for k in INPUTS}, logits)
-            for way, client, address, encode, logits in ways
-            if address
-        ]
-        for contender in contenders:
-            compare(contender, expected)
-        rows = measure(Bare(session, tensors, files), contenders, args)
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_model(args.model, Path(folder))
+        rows = [row for precision in args.precisions for row in run_precision(source, precision, args)]
     versions = [library for library in LIBRARIES if library != "litserve" or not args.without_litserve]
     write_results(args.output, rows, versions)
-
-
-def measure(bare: Bare, contenders: list[Contender], args: argparse.Namespace) -> list[dict]:
-    """Rows: per input the bare runtime, then every contender with its clients and its latencies at half its load."""
-    alone: dict[str, list[float]] = {kind: [] for kind in INPUTS}
-    full: dict[tuple[str, str, int], list[float]] = {}
-    half: dict[tuple[str, str], list[Load]] = {}
-    for number in range(args.rounds):
-        for kind in INPUTS:
-            alone[kind].append(bare.per_second(kind, args.seconds))
-            for contender in contenders:
-                for clients in args.clients:
-                    load = run(contender, kind, clients, args.seconds)
-                    full.setdefault((kind, contender.name, clients), []).append(load.per_second)
-                load = run(contender, kind, max(args.clients), args.seconds, rate=alone[kind][-1] / 2)
-                half.setdefault((kind, contender.name), []).append(load)
-            print(f"round {number + 1}, {kind}: bare {alone[kind][-1]:.1f}", flush=True)
-            for (k, name, clients), values in full.items():
-                if k == kind:
-                    print(
-                        f"  {name} {clients}: {values[-1]:.1f} ({values[-1] / alone[kind][-1]:.2f})",
-                        flush=True,
-                    )
-    common = {"model": args.model, "precision": args.precision, "batch": BATCH, "options": args.options}
-    rows = []
-    for kind in INPUTS:
-        bare_speed = statistics.median(alone[kind])
-        rows.append({**common, "input": kind, "contender": "bare runtime", "per_second": bare_speed})
-        for contender in contenders:
-            loads = half[kind, contender.name]
-            for clients in args.clients:
-                speeds = full[kind, contender.name, clients]
-                ratios = [speed / base for speed, base in zip(speeds, alone[kind], strict=True)]
-                rows.append({
-                    **common, "input": kind, "contender": contender.name, "clients": clients,
-                    "per_second": statistics.median(speeds), "of_bare": statistics.median(ratios),
-                })  # fmt: skip
-            rows.append({
-                **common, "input": kind, "contender": contender.name, "rate": statistics.median(alone[kind]) / 2,
-                "p50_ms": 1000 * statistics.median(load.percentile(50) for load in loads),
-                "p99_ms": 1000 * statistics.median(load.percentile(99) for load in loads),
-            })  # fmt: skip
-    return rows
 
 
 if __name__ == "__main__":

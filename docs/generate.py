@@ -348,6 +348,27 @@ def _part(figures: dict) -> str:
     return f"{figures['ms']:.2f} ms{share}"
 
 
+def serving() -> str:
+    """Images per second of servers, as shares of what the runtime computes without one."""
+    result = json.loads((RESULTS / "serving-cpu.json").read_text())
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    where = f"{m['cpu']}, {m['threads']} cores, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    servers = [row for row in result["rows"] if "clients" in row]
+    counts = list(servers[0]["clients"])
+    alone = {(r["precision"], r["input"]): r["per_second"] for r in result["rows"] if "clients" not in r}
+    rows = (
+        [
+            row["precision"], row["input"], f"{alone[row['precision'], row['input']]:.0f}", row["contender"],
+            row["workers"], *(f"{100 * row['clients'][count]['of_bare']:.0f} %" for count in counts),
+            f"{row['half_load']['p50_ms']:.0f} / {row['half_load']['p99_ms']:.0f}",
+        ]
+        for row in servers
+    )  # fmt: skip
+    clients = " | ".join(f"{count} client{'s' * (count != '1')}" for count in counts)
+    head = f"precision | input | bare: images/s | server | workers | {clients} | half load: p50 / p99 ms"
+    return f"{where}\n\n{table(head, rows)}"
+
+
 def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
     """A figure at every batch: 42 / 316."""
     values = (figures[key] for figures in contender["batches"].values())
@@ -371,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine_products": engine_products,
     "engine_footprint": engine_footprint,
     "engine_answers": engine_answers,
+    "serving": serving,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
