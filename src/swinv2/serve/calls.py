@@ -20,6 +20,7 @@ from swinv2.serve.errors import Kind, Refused, invalid
 from swinv2.serve.identity import check_token, request_id
 from swinv2.serve.service import Service
 
+CLOCKS = 0.05  # seconds by which the deadline of a client may be over before that of the server is
 LONGEST = 1000  # characters of a refusal: clients take 8 KiB of metadata
 log = logging.getLogger("swinv2.serve")
 
@@ -35,6 +36,8 @@ class Call:
         self._service, self._path, self._context = service, path, context
         self._metadata = dict(context.invocation_metadata() or ())
         self._id = request_id(str(self._metadata.get("x-request-id", "")))
+        peer = context.peer()  # ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242; not known any more at the end
+        self._client = peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D")
         self._started = time.monotonic()
         self._held = 0
         self._status = "CANCELLED"  # by the client, unless something else is said
@@ -61,7 +64,7 @@ class Call:
             log.exception("a defect in %s", self._path, extra={"fields": {"request": self._id}})
             await self._refuse(Refused(Kind.FAILED, "the server has a defect; its log says more"))
         except asyncio.CancelledError:
-            if self._context.time_remaining() is not None and self._context.time_remaining() <= 0:
+            if (left := self._context.time_remaining()) is not None and left < CLOCKS:
                 self._status = "DEADLINE_EXCEEDED"
             raise
         finally:
@@ -125,6 +128,4 @@ class Call:
     def _end(self) -> None:
         seconds = time.monotonic() - self._started
         self._service.metrics.answered("grpc", self._status, seconds)
-        peer = self._context.peer()  # ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242
-        client = peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D")
-        logs.answered(self._id, client, "gRPC", self._path, self._status, seconds, self.log)
+        logs.answered(self._id, self._client, "gRPC", self._path, self._status, seconds, self.log)
