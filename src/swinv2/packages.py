@@ -18,7 +18,7 @@ from typing import Any
 # Where the name to import is not the name to install.
 _MODULES = {
     "pillow": "PIL", "scikit-learn": "sklearn", "mnn": "MNN", "protobuf": "google.protobuf", "grpcio": "grpc",
-    "grpcio-health-checking": "grpc_health", "grpcio-reflection": "grpc_reflection",
+    "grpcio-reflection": "grpc_reflection",
 }  # fmt: skip
 _TOOLS = {"test", "dev"}  # extras of those who develop swinv2
 PROBE_SECONDS = 120
