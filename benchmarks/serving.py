@@ -19,6 +19,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -153,12 +154,13 @@ def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[str
         "generate_client_file=False, log_level='error')\n"
     )
     command = [sys.executable, str(script), str(source), precision, str(threads)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nothing, stderr=nothing, start_new_session=True) as process:
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # its workers outlive it otherwise
 
 
 def wait_for(address: str, process: subprocess.Popen) -> None:
