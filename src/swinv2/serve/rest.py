@@ -58,11 +58,22 @@ def _health(app: FastAPI, service: Service) -> None:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", tags=["protocol"], summary="Whether every model answers; 503 where not")
+    @app.get(
+        "/v2/health/ready",
+        tags=["protocol"],
+        summary="Whether every model answers; 503 where not",
+        **schema.READY,
+    )
     async def ready() -> JSONResponse:
         return JSONResponse({"ready": service.is_ready}, 200 if service.is_ready else 503)
 
-    @app.get("/metrics", tags=["people"], summary="Figures for Prometheus", response_class=Response)
+    @app.get(
+        "/metrics",
+        tags=["people"],
+        summary="Figures for Prometheus",
+        response_class=Response,
+        **schema.METRICS,
+    )
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -73,9 +84,17 @@ def _models(app: FastAPI, service: Service) -> None:
     async def model(name: str, version: str = "") -> dict[str, Any]:
         return service.model_metadata(name, version)
 
-    @app.get("/v2/models/{name}/ready", tags=["protocol"], summary="Whether a model answers; 503 where not")
     @app.get(
-        "/v2/models/{name}/versions/{version}/ready", tags=["protocol"], summary="The same for one version"
+        "/v2/models/{name}/ready",
+        tags=["protocol"],
+        summary="Whether a model answers; 503 where not",
+        **schema.READY,
+    )
+    @app.get(
+        "/v2/models/{name}/versions/{version}/ready",
+        tags=["protocol"],
+        summary="The same for one version",
+        **schema.READY,
     )
     async def model_ready(name: str, version: str = "") -> JSONResponse:
         is_ready = service.is_model_ready(name, version)
@@ -118,6 +137,7 @@ def _repository(app: FastAPI, service: Service) -> None:
         "/v2/repository/models/{name}/load",
         tags=["repository"],
         summary="Load the newest version",
+        response_class=Response,
         **schema.LOAD,
     )
     async def load(request: Request, name: str) -> Response:
@@ -130,6 +150,7 @@ def _repository(app: FastAPI, service: Service) -> None:
         "/v2/repository/models/{name}/unload",
         tags=["repository"],
         summary="Finish its requests, unload",
+        response_class=Response,
         **schema.LOAD,
     )
     async def unload(request: Request, name: str) -> Response:

@@ -22,9 +22,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: _refusal("the request cannot be meant"),
     401: _refusal("the server wants a token"),
     404: _refusal("there is no such model, version or address"),
+    403: _refusal("the server was started so that clients may not ask this"),
     408: _refusal("the body did not arrive in time"),
     413: _refusal("the body or the number of images is too large"),
     415: _refusal("a type or coding of the body that is not read"),
+    431: _refusal("the address and the headers are too large"),
     422: _refusal("not used: what cannot be meant is 400"),
     500: _refusal("a defect of the server, or a runtime that failed"),
     503: _refusal("the queue is full, or the model does not answer now; Retry-After says when to try again"),
@@ -110,6 +112,10 @@ _ANSWER: dict[str, Any] = {
         },
     },
 }
+_IS_READY: dict[str, Any] = {
+    "type": "object", "required": ["ready"],
+    "properties": {"ready": {"type": "boolean"}, "name": {"type": "string"}},
+}  # fmt: skip
 _BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
 
 # Keyword arguments of FastAPI's decorators.
@@ -145,10 +151,24 @@ INDEX: dict[str, Any] = {
         }
     },
 }
-LOAD: dict[str, Any] = {
+METRICS: dict[str, Any] = {
     "responses": {
-        200: {"description": "it is done", "content": {}},
-    },
+        200: {
+            "description": "text as Prometheus reads it",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    }
+}
+READY: dict[str, Any] = {
+    "responses": {
+        200: {"content": {"application/json": {"schema": _IS_READY}}},
+        503: {
+            "description": "it does not answer now",
+            "content": {"application/json": {"schema": _IS_READY}},
+        },
+    }
+}
+LOAD: dict[str, Any] = {
     "openapi_extra": {
         "requestBody": {
             "required": False,
@@ -194,7 +214,6 @@ EXPLAIN: dict[str, Any] = {
             "is_empty (nothing in the picture speaks for the class) and is_whole (the model sees all of it)",
             "content": {"image/webp": {"schema": _BYTES}},
         },
-        403: _refusal("the server was started so"),
         501: _refusal("the model is an export, or the server has no torch"),
     },
     "openapi_extra": {
