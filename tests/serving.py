@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,9 @@ class Running:
 
 def write_model(path: Path, *, seed: int = 0, classes: tuple[str, ...] = NAMES) -> Path:
     """A model file: the small network of the tests with weights that matter, for pictures of 64 x 64 pixels."""
-    model = randomized(SwinV2(SMALL), seed).eval()
-    record = Record(SMALL, PREPROCESS, classes=classes)
+    config = replace(SMALL, num_classes=len(classes))
+    model = randomized(SwinV2(config), seed).eval()
+    record = Record(config, PREPROCESS, classes=classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     artifact.write(path, record, model.state_dict())
     return path

@@ -121,7 +121,7 @@ def command(
 def _token(file: str | None) -> str:
     if file is None:
         return ""
-    token = Path(file).read_text().strip()
+    token = Path(file).read_text(encoding="ascii", errors="replace").strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise UsageError(f"{file} should hold one token of ASCII characters without spaces")
     return token

@@ -11,6 +11,7 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from swinv2.serve import logs
@@ -28,6 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 # What a probe or a visitor may see without a token; nothing of it tells about models or computes.
 OPEN = ("/", "/docs", "/v2", "/v2/health/live", "/v2/health/ready")
 CODINGS = {b"gzip": 31, b"deflate": 15}  # content coding -> window bits of zlib
+LINGER_SECONDS = 5  # how long the rest of a body that was refused is still taken, and thrown away
 
 
 class Guard:
@@ -36,12 +38,32 @@ class Guard:
     def __init__(self, app: Any, *, limits: Limits, allowed: Access, metrics: Metrics, budget: Budget):
         self._app, self._limits, self._allowed = app, limits, allowed
         self._metrics, self._budget = metrics, budget
+        self._begun = 0  # requests for work that are not yet answered
+        self._idle = asyncio.Event()
+        self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self, scope, receive, send).run()
+        exchange = _Exchange(self, scope, receive, send)
+        if scope["method"] == "GET":
+            await exchange.run()
+            return
+        self._begun += 1
+        try:
+            await exchange.run()
+        finally:
+            self._begun -= 1
+            if not self._begun:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Wait for what has begun. Meanwhile questions about the server are answered, and all else is refused."""
+        self.is_draining = True
+        while self._begun:
+            self._idle.clear()
+            await self._idle.wait()
 
 
 class _Exchange:
@@ -53,6 +75,7 @@ class _Exchange:
         self._started = time.monotonic()
         self._held = 0
         self._status = 0
+        self._is_read = False  # whether the body has ended, or the client is gone
         self._id = request_id(self._headers.get(b"x-request-id", b"").decode("latin1"))
 
     async def run(self) -> None:
@@ -61,6 +84,7 @@ class _Exchange:
         try:
             try:
                 self._check_token()
+                self._check_running()
                 body = await self._body()
                 self._started = time.monotonic()
                 await self._guard._app(self._scope, _Replay(body, self._receive), self._answer)
@@ -78,6 +102,10 @@ class _Exchange:
         if path not in OPEN and not path.startswith("/page/"):
             given = self._headers.get(b"authorization", b"").decode("latin1")
             check_token(given, self._guard._allowed.token)
+
+    def _check_running(self) -> None:
+        if self._guard.is_draining and self._scope["method"] != "GET":
+            raise Refused(Kind.UNAVAILABLE, "the server is stopping; ask another one", retry_after=1)
 
     async def _body(self) -> bytes:
         """The whole body, unpacked.
@@ -103,6 +131,7 @@ class _Exchange:
             async with asyncio.timeout(limits.body_seconds):
                 while True:
                     message = await self._receive()
+                    self._is_read = not message.get("more_body")
                     if message["type"] == "http.disconnect":
                         raise ConnectionResetError
                     part = message.get("body", b"")
@@ -110,6 +139,8 @@ class _Exchange:
                     if received > limits.body_bytes:
                         raise _too_large(limits)
                     if unpack is not None and part:
+                        if unpack.eof:
+                            raise _goes_on(coding)
                         part = unpack.decompress(part, limits.body_bytes - size + 1)
                     if part:
                         size += len(part)
@@ -118,7 +149,7 @@ class _Exchange:
                         self._guard._budget.hold(len(part))
                         self._held += len(part)
                         parts.append(part)
-                    if not message.get("more_body"):
+                    if self._is_read:
                         break
         except TimeoutError:
             raise Refused(
@@ -128,18 +159,16 @@ class _Exchange:
             raise Refused(Kind.INVALID, f"the body is not {coding.decode()}, as its header says") from None
         if unpack is not None and received and not unpack.eof:
             raise Refused(Kind.INVALID, f"the body ends inside its {coding.decode()} stream")
+        if unpack is not None and unpack.unused_data:
+            raise _goes_on(coding)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _answer(self, message: Message) -> None:
-        """Pass an answer on, with the id of the request; a client that does not take it is left."""
+        """Pass an answer on, with the id of the request."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id.encode())]
-        try:
-            async with asyncio.timeout(self._guard._limits.answer_seconds):
-                await self._send(message)
-        except TimeoutError:
-            raise ConnectionResetError from None
+        await self._send(message)
 
     async def _refuse(self, why: Refused) -> None:
         body = json.dumps({"error": why.sentence}).encode()
@@ -150,7 +179,21 @@ class _Exchange:
             fields.append((b"www-authenticate", b"Bearer"))
         fields.append((b"connection", b"close"))  # what is left of the body is not read
         await self._answer({"type": "http.response.start", "status": why.kind.http, "headers": fields})
-        await self._answer({"type": "http.response.body", "body": body})
+        await self._answer({"type": "http.response.body", "body": body, "more_body": True})
+        await self._throw_away()
+        await self._answer({"type": "http.response.body"})
+
+    async def _throw_away(self) -> None:
+        """Take what a client still sends: a connection closed before would take the refusal with it."""
+        if (
+            self._is_read or b"expect" in self._headers
+        ):  # who asked before sending a body does not send it now
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._is_read:
+                    message = await self._receive()
+                    self._is_read = not message.get("more_body")
 
     def _log(self, more: dict[str, Any]) -> None:
         seconds = time.monotonic() - self._started
@@ -174,6 +217,10 @@ class _Replay:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
         return await self._receive()
+
+
+def _goes_on(coding: bytes) -> Refused:
+    return Refused(Kind.INVALID, f"the body goes on after its {coding.decode()} stream; send one stream")
 
 
 def _too_large(limits: Limits) -> Refused:

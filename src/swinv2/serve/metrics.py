@@ -41,6 +41,10 @@ class Metrics:
         self.requests.labels(protocol, status).inc()
         self.seconds.labels(protocol).observe(seconds)
 
+    def refused(self, protocol: str, status: str) -> None:
+        """Something was refused that never became a request."""
+        self.requests.labels(protocol, status).inc()
+
     def observer(self, model: str, version: str) -> BatchObserver:
         """Who counts the batches of one version."""
         return BatchObserver(self, model, version)

@@ -1,8 +1,8 @@
 """The life of a server: listen, load, answer, drain.
 
 Health is answered from the first moment, requests as soon as the models are warm. SIGTERM or Ctrl-C: the server says
-that it is not ready, takes no new connections, answers what it has begun, and ends with 0; the second signal ends it
-at once.
+that it is not ready, refuses new requests, answers what it has begun, and ends with 0; the second signal ends it at
+once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
     _check_certificate(place)
     with _listening(place) as sock, _signals(service, stop):
         calls, grpc_address = await _grpc(service, place)
-        server = _Uvicorn(_config(service, place))
+        guard = Guard(
+            rest.application(service), limits=service.limits, allowed=service.access, metrics=service.metrics,
+            budget=service.budget,
+        )  # fmt: skip
+        server = _Uvicorn(_config(guard, service, place))
         serving = asyncio.create_task(server.serve([sock] if sock else None))
         try:
             address = Address(_url(place, sock), grpc_address)
@@ -76,9 +80,12 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
             loading.cancel()
         finally:
             service.is_stopping = True
+            # Until both have ended, those who ask over HTTP whether the server is ready are told that it is not.
+            await asyncio.gather(guard.drain(), _end(calls, service))
             server.should_exit = True
-            await asyncio.gather(serving, _end(calls, service), return_exceptions=True)
+            await asyncio.wait({serving})
             await service.close()
+        serving.result()  # where it ended by itself, why
 
 
 class _Uvicorn(uvicorn.Server):
@@ -89,15 +96,11 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _config(service: Service, place: Place) -> uvicorn.Config:
-    app = Guard(
-        rest.application(service), limits=service.limits, allowed=service.access, metrics=service.metrics,
-        budget=service.budget,
-    )  # fmt: skip
+def _config(guard: Guard, service: Service, place: Place) -> uvicorn.Config:
     return uvicorn.Config(
-        app, http=http.protocol(service.limits), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, date_header=True, ssl_certfile=place.certificate or None, ssl_keyfile=place.key or None,
-        timeout_keep_alive=75, backlog=BACKLOG,
+        guard, http=http.protocol(service.limits, service.metrics), ws="none", lifespan="off", log_config=None,
+        access_log=False, server_header=False, date_header=True, ssl_certfile=place.certificate or None,
+        ssl_keyfile=place.key or None, timeout_keep_alive=75, backlog=BACKLOG,
     )  # fmt: skip
 
 
