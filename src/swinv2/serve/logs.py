@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,9 +55,15 @@ def configure(*, each_request: bool) -> None:
         "uvicorn": logging.WARNING,
         "uvicorn.error": logging.WARNING,
         "grpc": logging.WARNING,
+        # What these warn of is what a client sent: it is told, and shall not fill the log.
+        "python_multipart": logging.ERROR,
+        "PIL": logging.ERROR,
     }
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # Python would also remember each new text for ever
+    logging.captureWarnings(True)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     for name in ("swinv2", "uvicorn", "grpc"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
+    logging.getLogger().handlers = [handler]  # all other libraries
