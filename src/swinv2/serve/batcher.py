@@ -82,6 +82,11 @@ class Batcher:
         return self._admitted
 
     @property
+    def alive(self) -> int:
+        """Workers that can compute."""
+        return self._alive
+
+    @property
     def is_alive(self) -> bool:
         """Whether any worker can compute."""
         return self._alive > 0

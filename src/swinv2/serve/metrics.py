@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from swinv2.serve.batcher import Batcher
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+log = logging.getLogger("swinv2.serve")
 
 
 class Metrics:
@@ -29,6 +34,7 @@ class Metrics:
         self.waiting = Gauge(
             "swinv2_waiting_images", "Images decoded, waiting or computed", model, registry=self.registry
         )
+        self.workers = Gauge("swinv2_workers", "Workers that can compute", model, registry=self.registry)
         self.deaths = Counter(
             "swinv2_worker_deaths",
             "Workers that ended before they had answered",
@@ -70,11 +76,17 @@ class BatchObserver:
 
     def worker_died(self) -> None:
         self._deaths.inc()
+        log.warning(
+            "a worker died and is started again; what it computed is computed again",
+            extra={"fields": dict(zip(("model", "version"), self._labels, strict=True))},
+        )
 
-    def watch(self, waiting) -> None:  # type: ignore[no-untyped-def]
-        """Read the number of waiting images from a function whenever somebody asks for the figures."""
-        self._metrics.waiting.labels(*self._labels).set_function(waiting)
+    def watch(self, batcher: Batcher) -> None:
+        """Read what waits and who computes whenever somebody asks for the figures."""
+        self._metrics.waiting.labels(*self._labels).set_function(lambda: batcher.waiting)
+        self._metrics.workers.labels(*self._labels).set_function(lambda: batcher.alive)
 
     def forget(self) -> None:
-        """The version was unloaded: nothing of it waits any more."""
+        """The version was unloaded: nothing of it waits or computes any more."""
         self._metrics.waiting.remove(*self._labels)
+        self._metrics.workers.remove(*self._labels)

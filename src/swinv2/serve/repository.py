@@ -253,7 +253,7 @@ class Repository:
             model.reasons.clear()
             if old is not None:
                 self._end(old, old_observer if old.version != new.version else None)
-            observer.watch(lambda: new.batcher.waiting)
+            observer.watch(new.batcher)
             log.info(
                 "model %s version %s answers: %s in %s on %s", model.name, new.version, new.opened.runtime,
                 new.opened.precision, new.opened.device,
