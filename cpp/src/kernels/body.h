@@ -129,17 +129,25 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
   // + 2 s.
   const unsigned char* base[(R + 2) / 3];
   UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] = x + 3 * i * stride;
-  for (int k = 0; k < steps; k++) {
+  const auto step = [&](int k) {  // the one after the next k steps
     typename P::A b[COLUMNS];
-    UNROLL for (int c = 0; c < COLUMNS; c++) b[c] = P::weights(w + c * LANES * 4);
-    w += w_stride;
-    prefetch(ahead.at);
-    ahead.at += ahead.stride;
+    UNROLL for (int c = 0; c < COLUMNS; c++) b[c] = P::weights(w + k * w_stride + c * LANES * 4);
     UNROLL for (int r = 0; r < R; r++) {
-      const unsigned char* at = base[r / 3] + (r % 3) * stride + 4 * static_cast<size_t>(k);
+      const unsigned char* at = base[r / 3] + (r % 3) * stride + 4 * k;
       UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::mac(acc[r][c], at, b[c]);
     }
+  };
+  int k = 0;
+  for (; k + 2 <= steps; k += 2) {
+    prefetch(ahead.at);
+    prefetch(ahead.at + ahead.stride);
+    ahead.at += 2 * ahead.stride;
+    step(0);
+    step(1);
+    w += 2 * w_stride;
+    UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] += 8;
   }
+  if (k < steps) step(0);
 }
 
 // How the sums of a vector of columns become values: scaled back where they are int8, + bias.
