@@ -113,7 +113,7 @@ struct Int8 {
 // the caches.
 struct Ahead {
   const unsigned char* at = nullptr;
-  size_t stride = 0;  // bytes from step to step; 0 where another tile fetches
+  size_t stride = 0;  // bytes from step to step
 };
 
 // acc[r][c] = sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
@@ -230,12 +230,11 @@ struct Split {
   int height(int tile) const { return tallest ? tallest : start(tile + 1) - start(tile); }
 };
 
-// The first tiles of a panel share out the lines of the next.
+// The tiles of a panel share out the lines of the next: all at once would wait for one another.
 Ahead next_panel(const Packed& w, int panel, int last, const Split& split, int tile) {
   const unsigned char* next = w.data + static_cast<size_t>(panel + (panel + 1 < last)) * w.steps * STEP;
-  const int fetchers = split.tiles < STEP / 64 ? split.tiles : STEP / 64;
-  if (tile >= fetchers) return {next, 0};
-  return {next + static_cast<size_t>(tile) * w.steps * STEP / fetchers, static_cast<size_t>(STEP / fetchers)};
+  const size_t stride = static_cast<size_t>((STEP + split.tiles - 1) / split.tiles);
+  return {next + static_cast<size_t>(tile) * w.steps * stride, stride};
 }
 
 void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
