@@ -154,7 +154,7 @@ Linear Network::load(const Artifact& artifact, const std::string& weight, const 
     const int from = first * width, to = std::min(last * width, outs);
     if (from < to)
       pack(precision, values_in.data() + static_cast<size_t>(from) * static_cast<size_t>(in), to - from, in,
-           width, linear.data.data() + static_cast<size_t>(first) * bytes_of_panel,
+           width, kernels_.offset, linear.data.data() + static_cast<size_t>(first) * bytes_of_panel,
            linear.scale.floats() + from);
   });
   packed.data = linear.data.data();

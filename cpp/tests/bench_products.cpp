@@ -32,7 +32,7 @@ double giga_operations(const Kernels& k, Precision precision, int rows, int outs
       bias(sizeof(float) * padded);
   std::memset(scale.data(), 0, scale.size());
   std::memset(bias.data(), 0, bias.size());
-  pack(precision, weights.data(), outs, in, k.width, data.data(), scale.floats());
+  pack(precision, weights.data(), outs, in, k.width, k.offset, data.data(), scale.floats());
   const Packed packed{precision,     outs,          in, padded / k.width, steps, data.data(),
                       bias.floats(), scale.floats()};
   const size_t stride = (static_cast<size_t>(steps) * 4 / LINE | 1) * LINE,

@@ -61,7 +61,7 @@ struct Matrix {
     std::memset(scale.data(), 0, scale.size());
     std::memset(bias.data(), 0, bias.size());
     std::copy(b.begin(), b.end(), bias.floats());
-    pack(precision, w.data(), outs, in, k.width, data.data(), scale.floats());
+    pack(precision, w.data(), outs, in, k.width, k.offset, data.data(), scale.floats());
     packed = {precision,     outs,          in, padded / k.width, round_up(in, values) / values, data.data(),
               bias.floats(), scale.floats()};
   }
@@ -148,12 +148,13 @@ void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
       Rows x(Precision::int8, rows, padded);
       for (int r = 0; r < rows; r++)
         k.encode(x.operand, r, normals(static_cast<size_t>(in)).data(), in, padded);
-      const Matrix w(k, Precision::int8, normals(static_cast<size_t>(outs * in)),
-                     normals(static_cast<size_t>(outs)), outs, in);
-      const size_t stride = static_cast<size_t>(w.packed.panels * k.width);  // whole panels are written
+      const std::vector<float> w = normals(static_cast<size_t>(outs * in)),
+                               b = normals(static_cast<size_t>(outs));
+      const Matrix one(k, Precision::int8, w, b, outs, in), two(other, Precision::int8, w, b, outs, in);
+      const size_t stride = static_cast<size_t>(one.packed.panels * k.width);  // whole panels are written
       std::vector<float> mine(stride * static_cast<size_t>(rows)), theirs = mine;
-      k.linear(mine.data(), stride, x.operand, rows, w.packed, 0, w.packed.panels);
-      other.linear(theirs.data(), stride, x.operand, rows, w.packed, 0, w.packed.panels);
+      k.linear(mine.data(), stride, x.operand, rows, one.packed, 0, one.packed.panels);
+      other.linear(theirs.data(), stride, x.operand, rows, two.packed, 0, two.packed.panels);
       CHECK(mine == theirs, shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
     }
 }

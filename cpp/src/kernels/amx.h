@@ -64,8 +64,8 @@ class Tiles {
       _tile_loadd(7, w + LANES * 4, w_stride);
       _tile_loadd(4, x, stride);
       if constexpr (VALUES == 4) {
-        _tile_dpbsud(0, 4, 6);  // signed rows by unsigned weights
-        _tile_dpbsud(1, 4, 7);
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
       } else {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
@@ -73,8 +73,8 @@ class Tiles {
       if (tall) {
         _tile_loadd(5, x + TILE * stride, stride);
         if constexpr (VALUES == 4) {
-          _tile_dpbsud(2, 5, 6);
-          _tile_dpbsud(3, 5, 7);
+          _tile_dpbssd(2, 5, 6);
+          _tile_dpbssd(3, 5, 7);
         } else {
           _tile_dpbf16ps(2, 5, 6);
           _tile_dpbf16ps(3, 5, 7);

@@ -220,6 +220,7 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
   const int steps = a.head_dim / P::VALUES;
   for (int j = 0; j < padded; j += WIDTH) {
     typename P::A acc[R][COLUMNS];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = set(0.0f);
     tile<P, R>(acc, q.data + query * q.stride, q.stride,
                s.keys + static_cast<size_t>(j / WIDTH) * steps * STEP, STEP, steps, {s.keys, 0});
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++)
@@ -228,6 +229,7 @@ void attend_tile(const Attention& a, const Scratch& s, const Side& q, const Side
   soften<P>(a, s, query, R, tokens, padded);
   for (int panel = 0; panel * WIDTH < a.head_dim; panel++) {
     typename P::A acc[R][COLUMNS];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = set(0.0f);
     tile<P, R>(acc, reinterpret_cast<const unsigned char*>(s.logits), static_cast<size_t>(padded) * 4,
                v.data + panel * v.panel, v.stride, (tokens + P::VALUES - 1) / P::VALUES, {s.keys, 0});
     UNROLL for (int c = 0; c < COLUMNS; c++) {

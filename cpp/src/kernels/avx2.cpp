@@ -14,8 +14,8 @@ namespace swinv2 {
 
 const Kernels* avx2_kernels() {
   using namespace avx2;
-  static constexpr Kernels table{"avx2",      WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"avx2",      WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

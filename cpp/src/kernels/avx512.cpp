@@ -14,8 +14,8 @@ namespace swinv2 {
 
 const Kernels* avx512_kernels() {
   using namespace avx512;
-  static constexpr Kernels table{"avx512",    WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"avx512",    WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

@@ -20,7 +20,7 @@ namespace {
 using V = __m512;
 using I = __m512i;
 constexpr int LANES = 16, COLUMNS = 2, ROWS = 14;  // 28 sums, 2 weights and 1 activation of 32 registers
-constexpr int OFFSET = 128;                        // of int8 weights: the products take unsigned by signed
+constexpr int OFFSET = HAS_TILES ? 0 : 128;        // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return _mm512_loadu_ps(p); }
 inline V load_halves(const float* low, const float* high) {

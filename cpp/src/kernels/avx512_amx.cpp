@@ -17,8 +17,8 @@ namespace swinv2 {
 
 const Kernels* avx512_amx_kernels() {
   using namespace avx512_amx;
-  static constexpr Kernels table{"avx512_amx", WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu,  encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"avx512_amx", WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu,  encode, norm,   add_norm, attention};
   return &table;
 }
 

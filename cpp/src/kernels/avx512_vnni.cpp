@@ -14,8 +14,8 @@ namespace swinv2 {
 
 const Kernels* avx512_vnni_kernels() {
   using namespace avx512_vnni;
-  static constexpr Kernels table{"avx512_vnni", WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu,   encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"avx512_vnni", WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu,   encode, norm,   add_norm, attention};
   return &table;
 }
 

@@ -83,7 +83,7 @@ inline V gelu_coarse(V x) { return gelu(x); }
 struct Fp32 {
   using A = V;
   static constexpr int VALUES = 1;  // of a step
-  static A zero() { return set(0.0f); }
+  static A start(const Operand&, int) { return set(0.0f); }
   static A mac(A sum, const unsigned char* x, A w) { return fma(set_from(x), w, sum); }
   static A weights(const unsigned char* w) { return load(reinterpret_cast<const float*>(w)); }
 };
@@ -91,7 +91,7 @@ struct Fp32 {
 struct Bf16 {
   using A = V;
   static constexpr int VALUES = 2;
-  static A zero() { return set(0.0f); }
+  static A start(const Operand&, int) { return set(0.0f); }
   static A mac(A sum, const unsigned char* x, A w) { return mac_bf16(sum, set_from(x), w); }
   static A weights(const unsigned char* w) { return load(reinterpret_cast<const float*>(w)); }
   static A sums(const unsigned char* from) { return load(reinterpret_cast<const float*>(from)); }
@@ -101,7 +101,7 @@ struct Bf16 {
 struct Int8 {
   using A = I;
   static constexpr int VALUES = 4;
-  static A zero() { return zero_int(); }
+  static A start(const Operand& x, int row) { return OFFSET ? set_int(-OFFSET * x.sum[row]) : zero_int(); }
   static A mac(A sum, const unsigned char* x, A w) { return mac_int8(sum, set_int_from(x), w); }
   static A weights(const unsigned char* w) { return load_int(w); }
   static A sums(const unsigned char* from) { return load_int(from); }
@@ -116,7 +116,7 @@ struct Ahead {
   size_t stride = 0;  // bytes from step to step
 };
 
-// acc[r][c] = sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
+// acc[r][c] += sum over steps of x[r] and the panel w. w_stride: bytes from step to step, STEP where packed.
 template <class P, int R>
 inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_t stride,
                  const unsigned char* w, size_t w_stride, int steps, Ahead ahead) {
@@ -124,7 +124,6 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
   if constexpr (P::VALUES == 4)
     return tile_int8<R>(acc, x, stride, w, w_stride, steps, ahead.at, ahead.stride);
 #endif
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::zero();
   // Five pointers and the stride reach 15 rows: rows 3 i, 3 i + 1 and 3 i + 2 are at base, base + s and base
   // + 2 s.
   const unsigned char* base[(R + 2) / 3];
@@ -159,16 +158,15 @@ struct Finish {
   }
   V operator()(typename P::A sum, [[maybe_unused]] const Operand& x, [[maybe_unused]] int row) const {
     if constexpr (P::VALUES < 4) return add(sum, bias);
-    else
-      return fma(to_float(sub_int(sum, set_int(OFFSET * x.sum[row]))), mul(scale, set(x.scale[row])), bias);
+    else return fma(to_float(sum), mul(scale, set(x.scale[row])), bias);
   }
 };
 
 // out[r, columns of the panel] = the finished tile
 template <class P, int R>
-void linear_tile(const Tiles&, float* out, size_t out_stride, const Operand& x, int, const Packed& w,
-                 int panel, Ahead ahead) {
+void linear_tile(float* out, size_t out_stride, const Operand& x, const Packed& w, int panel, Ahead ahead) {
   typename P::A acc[R][COLUMNS];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) acc[r][c] = P::start(x, r);
   tile<P, R>(acc, x.data, x.stride, w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps,
              ahead);
   UNROLL for (int c = 0; c < COLUMNS; c++) {
@@ -177,23 +175,7 @@ void linear_tile(const Tiles&, float* out, size_t out_stride, const Operand& x, 
   }
 }
 
-#if HAS_TILES
-template <class P>
-void linear_tall(const Tiles& tiles, float* out, size_t out_stride, const Operand& x, int rows,
-                 const Packed& w, int panel, Ahead ahead) {
-  alignas(64) unsigned char sums[TALL * STEP];
-  tiles.multiply<P::VALUES>(sums, STEP, x.data, x.stride,
-                            w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps, ahead.at,
-                            ahead.stride);
-  for (int c = 0; c < COLUMNS; c++) {
-    const Finish<P> finish(w, panel * WIDTH + c * LANES);
-    for (int r = 0; r < rows; r++)
-      store(out + r * out_stride + c * LANES, finish(P::sums(sums + r * STEP + c * LANES * 4), x, r));
-  }
-}
-#endif
-
-using LinearTile = void (*)(const Tiles&, float*, size_t, const Operand&, int, const Packed&, int, Ahead);
+using LinearTile = void (*)(float*, size_t, const Operand&, const Packed&, int, Ahead);
 
 template <class P, int... R>
 LinearTile tile_of(int rows, Rows<R...>) {
@@ -202,10 +184,7 @@ LinearTile tile_of(int rows, Rows<R...>) {
 }
 
 LinearTile choose_tile([[maybe_unused]] Precision precision, int rows) {
-#if HAS_TILES
-  if (precision == Precision::bf16) return linear_tall<Bf16>;
-  if (precision == Precision::int8) return linear_tall<Int8>;
-#elif HAS_BF16
+#if HAS_BF16 && !HAS_TILES
   if (precision == Precision::bf16) return tile_of<Bf16>(rows, AllRows{});
 #endif
 #if HAS_INT8 && !HAS_TILES
@@ -237,27 +216,72 @@ Ahead next_panel(const Packed& w, int panel, int last, const Split& split, int t
   return {next + static_cast<size_t>(tile) * w.steps * stride, stride};
 }
 
-void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
+#if HAS_TILES
+// The product by the tiles of the processor; store(row, column, value) takes vectors of it. While one tile is
+// multiplied, the values of the one before are made of its sums.
+template <class P, class Store>
+void multiply_tall(const Operand& x, int rows, const Packed& w, int first, int last, const Store& store) {
+  alignas(64) unsigned char sums[2][TALL * STEP];
   const Split split(rows, w.precision);
   Tiles tiles;
-  if (split.tallest) tiles.shape(split.tallest, w.steps);
+  tiles.shape(split.tallest, w.steps);
+  const int count = (last - first) * split.tiles;
+  for (int i = 0; i <= count; i++) {
+    if (i < count) {
+      const int panel = first + i / split.tiles, t = i % split.tiles;
+      const Operand from = x.from(split.start(t));
+      const Ahead ahead = next_panel(w, panel, last, split, t);
+      tiles.multiply<P::VALUES>(sums[i % 2], STEP, from.data, from.stride,
+                                w.data + static_cast<size_t>(panel) * w.steps * STEP, STEP, w.steps, ahead.at,
+                                ahead.stride);
+    }
+    if (i == 0) continue;
+    const int column = (first + (i - 1) / split.tiles) * WIDTH, start = split.start((i - 1) % split.tiles);
+    const Finish<P> left(w, column), right(w, column + LANES);
+    for (int r = 0; r < split.tallest; r++) {
+      const unsigned char* at = sums[(i - 1) % 2] + r * STEP;
+      store(start + r, column, left(P::sums(at), x, start + r));
+      store(start + r, column + LANES, right(P::sums(at + LANES * 4), x, start + r));
+    }
+  }
+}
+
+template <class Store>
+void multiply_tall(const Operand& x, int rows, const Packed& w, int first, int last, const Store& store) {
+  if (w.precision == Precision::bf16) multiply_tall<Bf16>(x, rows, w, first, last, store);
+  else multiply_tall<Int8>(x, rows, w, first, last, store);
+}
+#endif
+
+void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
+  const Split split(rows, w.precision);
+#if HAS_TILES
+  if (split.tallest)
+    return multiply_tall(x, rows, w, first, last, [=](int row, int column, V value) {
+      store(out + row * out_stride + column, value);
+    });
+#endif
   for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.height(t);
-      choose_tile(w.precision, height)(tiles, out + row * out_stride + panel * WIDTH, out_stride, x.from(row),
-                                       height, w, panel, next_panel(w, panel, last, split, t));
+      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w,
+                                       panel, next_panel(w, panel, last, split, t));
     }
 }
 
 void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
-  alignas(64) float values[TALL * WIDTH];
   const Split split(rows, w.precision);
-  Tiles tiles;
-  if (split.tallest) tiles.shape(split.tallest, w.steps);
+#if HAS_TILES
+  if (split.tallest)
+    return multiply_tall(x, rows, w, first, last, [&out](int row, int column, V value) {
+      store_as(out.precision, out.data + row * out.stride, column, gelu_coarse(value));
+    });
+#endif
+  alignas(64) float values[ROWS * WIDTH];
   for (int panel = first; panel < last; panel++)
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.height(t);
-      choose_tile(w.precision, height)(tiles, values, WIDTH, x.from(row), height, w, panel,
+      choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel,
                                        next_panel(w, panel, last, split, t));
       for (int r = 0; r < height; r++) {
         unsigned char* to = out.data + (row + r) * out.stride;

@@ -33,8 +33,7 @@ struct Operand {
 };
 
 // Weights [outs, in] as panels: data[panel][step][column of the panel][value of the step], zeros where
-// padded. int8: value = (data - 128) * scale[out]; stored with 128 added, since the products of x86 take one
-// unsigned side.
+// padded. int8: value = (data - offset) * scale[out], with the offset of the table of kernels.
 struct Packed {
   Precision precision = Precision::fp32;
   int outs = 0, in = 0;  // of the matrix
@@ -68,7 +67,8 @@ struct Attention {
 
 struct Kernels {
   const char* name;
-  int width;  // columns of a panel
+  int width;   // columns of a panel
+  int offset;  // of int8 weights: 128 where products take unsigned by signed (VNNI), 0 where both are signed
   bool bf16, int8;
 
   // out[r, o] = sum_i x[r, i] * w[o, i] + bias[o]   for the columns of the panels first to last (not
@@ -111,9 +111,9 @@ const Kernels* neon_bf16_kernels();
 const Kernels* neon_i8mm_kernels();
 
 // Packs weights [outs, in] (row-major floats) for a width. data: packed_bytes() of room, aligned to 64.
-// int8: one scale per out, of which the largest weight is 127.
+// int8: one scale per out, of which the largest weight is 127, and the offset of the table.
 size_t packed_bytes(Precision precision, int outs, int in, int width);
-void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data,
+void pack(Precision precision, const float* w, int outs, int in, int width, int offset, unsigned char* data,
           float* scale);
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }

@@ -15,8 +15,8 @@ namespace swinv2 {
 
 const Kernels* neon_kernels() {
   using namespace neon;
-  static constexpr Kernels table{"neon",      WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"neon",      WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

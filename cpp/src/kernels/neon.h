@@ -18,8 +18,8 @@ namespace {
 
 using V = float32x4_t;
 using I = int32x4_t;
-constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;    // 24 sums, 4 weights and 1 activation of 32 registers
-constexpr int OFFSET = HAS_INT8_BLOCKS ? 128 : 0;  // dot products take signed by signed
+constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;  // 24 sums, 4 weights and 1 activation of 32 registers
+constexpr int OFFSET = 0;                        // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return vld1q_f32(p); }
 inline V load_halves(const float* low, const float* high) {
@@ -83,9 +83,7 @@ inline I mac_int8(I sum, I x, I w) {
 inline I zero_int() { return vdupq_n_s32(0); }
 inline I set_int(int x) { return vdupq_n_s32(x); }
 inline I set_int_from(const unsigned char* p) { return vld1q_dup_s32(reinterpret_cast<const int32_t*>(p)); }
-inline I load_int(const unsigned char* p) {  // weights are stored with 128 added
-  return vreinterpretq_s32_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(128)));
-}
+inline I load_int(const unsigned char* p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
 inline I add_int(I a, I b) { return vaddq_s32(a, b); }
 inline I sub_int(I a, I b) { return vsubq_s32(a, b); }
 inline int32_t sum_int(I a) { return vaddvq_s32(a); }
@@ -93,15 +91,15 @@ inline V to_float(I a) { return vcvtq_f32_s32(a); }
 #if HAS_INT8_BLOCKS
 // One instruction multiplies two columns with two rows over eight values, which are two steps of a panel:
 // [column 0 row 0, column 0 row 1, column 1 row 0, column 1 row 1]. A step has the columns side by side, so two of
-// them are zipped. Weights go in as they are stored, with 128 added: unsigned by signed.
+// them are zipped.
 template <int PAIRS>
 inline void add_blocks(I (&blocks)[PAIRS][2 * COLUMNS], int c, const int8x16_t (&rows)[PAIRS], I first,
                        I second) {
-  const uint8x16_t left = vreinterpretq_u8_s32(vzip1q_s32(first, second)),
-                   right = vreinterpretq_u8_s32(vzip2q_s32(first, second));
+  const int8x16_t left = vreinterpretq_s8_s32(vzip1q_s32(first, second)),
+                  right = vreinterpretq_s8_s32(vzip2q_s32(first, second));
   UNROLL for (int p = 0; p < PAIRS; p++) {
-    blocks[p][2 * c] = vusmmlaq_s32(blocks[p][2 * c], left, rows[p]);
-    blocks[p][2 * c + 1] = vusmmlaq_s32(blocks[p][2 * c + 1], right, rows[p]);
+    blocks[p][2 * c] = vmmlaq_s32(blocks[p][2 * c], left, rows[p]);
+    blocks[p][2 * c + 1] = vmmlaq_s32(blocks[p][2 * c + 1], right, rows[p]);
   }
 }
 
@@ -118,7 +116,7 @@ inline void tile_int8(I (&acc)[R][COLUMNS], const unsigned char* x, size_t strid
     return reinterpret_cast<const int8_t*>(x + (r < R ? r : R - 1) * stride + 4 * static_cast<size_t>(k));
   };
   const auto weights = [&](int k, int c) {
-    return vreinterpretq_s32_u8(vld1q_u8(w + static_cast<size_t>(k) * w_stride + c * LANES * 4));
+    return load_int(w + static_cast<size_t>(k) * w_stride + c * LANES * 4);
   };
   int k = 0;
   for (; k + 2 <= steps; k += 2) {
@@ -139,7 +137,7 @@ inline void tile_int8(I (&acc)[R][COLUMNS], const unsigned char* x, size_t strid
   }
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLUMNS; c++) {
     const I left = blocks[r / 2][2 * c], right = blocks[r / 2][2 * c + 1];
-    acc[r][c] = r % 2 ? vuzp2q_s32(left, right) : vuzp1q_s32(left, right);
+    acc[r][c] = add_int(acc[r][c], r % 2 ? vuzp2q_s32(left, right) : vuzp1q_s32(left, right));
   }
 }
 #endif

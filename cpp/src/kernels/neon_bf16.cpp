@@ -15,8 +15,8 @@ namespace swinv2 {
 
 const Kernels* neon_bf16_kernels() {
   using namespace neon_bf16;
-  static constexpr Kernels table{"neon_bf16", WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"neon_bf16", WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

@@ -15,8 +15,8 @@ namespace swinv2 {
 
 const Kernels* neon_dot_kernels() {
   using namespace neon_dot;
-  static constexpr Kernels table{"neon_dot",  WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"neon_dot",  WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

@@ -15,8 +15,8 @@ namespace swinv2 {
 
 const Kernels* neon_i8mm_kernels() {
   using namespace neon_i8mm;
-  static constexpr Kernels table{"neon_i8mm", WIDTH,  HAS_BF16, HAS_INT8, linear,
-                                 linear_gelu, encode, norm,     add_norm, attention};
+  static constexpr Kernels table{"neon_i8mm", WIDTH,  OFFSET, HAS_BF16, HAS_INT8, linear,
+                                 linear_gelu, encode, norm,   add_norm, attention};
   return &table;
 }
 

@@ -50,9 +50,9 @@ float largest(const float* row, int in) {
 
 }  // namespace
 
-void pack(Precision precision, const float* w, int outs, int in, int width, unsigned char* data,
+void pack(Precision precision, const float* w, int outs, int in, int width, int offset, unsigned char* data,
           float* scale) {
-  std::memset(data, precision == Precision::int8 ? 128 : 0,
+  std::memset(data, precision == Precision::int8 ? offset : 0,
               packed_bytes(precision, outs, in, width));  // zeros
   if (precision == Precision::fp32) {
     const auto encode = [](float value, unsigned char* to) { std::memcpy(to, &value, 4); };
@@ -68,8 +68,8 @@ void pack(Precision precision, const float* w, int outs, int in, int width, unsi
   for (int o = 0; o < outs; o++) scale[o] = largest(w + static_cast<size_t>(o) * in, in) / 127;
   pack_panels<4>(w, outs, in, width, data, [&](int o) {
     const float inverse = scale[o] > 0 ? 1 / scale[o] : 0;
-    return [inverse](float value, unsigned char* to) {
-      *to = static_cast<unsigned char>(static_cast<int>(std::lrintf(value * inverse)) + 128);
+    return [inverse, offset](float value, unsigned char* to) {
+      *to = static_cast<unsigned char>(static_cast<int>(std::lrintf(value * inverse)) + offset);
     };
   });
 }

@@ -11,6 +11,7 @@ namespace swinv2 {
 namespace {
 
 constexpr int WIDTH = 16;
+constexpr int OFFSET = 128;
 constexpr double EPSILON = 1e-5;      // of LayerNorm
 constexpr double NORM_FLOOR = 1e-12;  // of q and k, as in torch.nn.functional.normalize
 
@@ -38,7 +39,7 @@ double product(const Operand& x, int row, const Packed& w, int out) {
     if (w.precision == Precision::fp32) weight = reinterpret_cast<const float*>(at)[0];
     else if (w.precision == Precision::bf16)
       weight = from_bf16(reinterpret_cast<const uint16_t*>(at)[i % values]);
-    else weight = at[i % values] - 128;
+    else weight = at[i % values] - OFFSET;
     sum += weight * value_of(x, row, i);
   }
   if (w.precision == Precision::int8) sum *= static_cast<double>(x.scale[row]) * w.scale[out];
@@ -133,8 +134,8 @@ void attention(const Attention& a, unsigned char*) {
   }
 }
 
-constexpr Kernels TABLE{"reference", WIDTH,  true, true,     linear,
-                        linear_gelu, encode, norm, add_norm, attention};
+constexpr Kernels TABLE{"reference", WIDTH,  OFFSET, true,     true,     linear,
+                        linear_gelu, encode, norm,   add_norm, attention};
 
 }  // namespace
 
