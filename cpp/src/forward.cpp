@@ -33,6 +33,10 @@ size_t operand_stride(Precision precision, int values) {
   return ((bytes + LINE - 1) / LINE | 1) * LINE;
 }
 
+Operand float_rows(float* data, size_t stride) {
+  return {Precision::fp32, reinterpret_cast<unsigned char*>(data), stride * sizeof(float), nullptr, nullptr};
+}
+
 Operand take_operand(Arena& arena, Precision precision, int rows, int values) {
   Operand operand;
   operand.precision = precision;
@@ -60,8 +64,9 @@ struct Workspace {
   bool* masked;                 // [windows] whether some of its tokens must not see each other
   float* masks;                 // [windows, REGIONS, padded]
   Operand x, attended, hidden;
-  float *qkv, *y, *wide;  // [R, 3C], [R, C]; [mlp_rows, 4C] where int8 has to see a row before it rounds it
-  size_t qkv_stride, y_stride, wide_stride;
+  Operand qkv;      // [R, 3C] as attention computes
+  float *y, *wide;  // [R, C]; [mlp_rows, 4C] where int8 has to see a row before it rounds it
+  size_t y_stride, wide_stride;
 
   Workspace(Arena& arena, Precision precision, Precision inner, const Stage& stage, int hidden_dim,
             int windows, int mlp_rows)
@@ -76,15 +81,13 @@ struct Workspace {
     masks = arena.take<float>(static_cast<size_t>(windows) * REGIONS * padded);
     x = take_operand(arena, precision, rows, stage.dim);
     attended = take_operand(arena, precision, rows, stage.dim);
-    qkv_stride = float_stride(3 * stage.dim);
     y_stride = float_stride(stage.dim);
     wide_stride = float_stride(hidden_dim);
-    qkv = arena.take<float>(r * qkv_stride);
+    qkv = take_operand(arena, inner, rows, 3 * stage.dim);
     y = arena.take<float>(r * y_stride);
-    hidden =
-        take_operand(arena, inner == Precision::int8 ? Precision::int8 : inner, this->mlp_rows, hidden_dim);
-    wide = inner == Precision::int8 ? arena.take<float>(static_cast<size_t>(this->mlp_rows) * wide_stride)
-                                    : nullptr;
+    hidden = take_operand(arena, precision, this->mlp_rows, hidden_dim);
+    wide = precision == Precision::int8 ? arena.take<float>(static_cast<size_t>(this->mlp_rows) * wide_stride)
+                                        : nullptr;
   }
 };
 
@@ -136,8 +139,8 @@ struct GroupPass {
   void meet() const {
     if (team) team->meet();
   }
-  void linear(float* out, size_t stride, const Operand& in, int rows, const Linear& l) const {
-    k.linear(out, stride, in, rows, l.packed, share(l.packed.panels, member, members),
+  void linear(const Operand& out, const Operand& in, int rows, const Linear& l) const {
+    k.linear(out, in, rows, l.packed, share(l.packed.panels, member, members),
              share(l.packed.panels, member + 1, members));
   }
 
@@ -150,7 +153,7 @@ struct GroupPass {
     for (int r = share(rows, member, members); r < share(rows, member + 1, members); r++)
       k.encode(w.x, r, w.place[r] < 0 ? zeros : x + w.place[r] * dim, dim, round_up(dim, 4));
     meet();
-    linear(w.qkv, w.qkv_stride, w.x, rows, block.qkv);
+    linear(w.qkv, w.x, rows, block.qkv);
     meet();
     attend(count, tokens);
     meet();
@@ -159,7 +162,7 @@ struct GroupPass {
         k.encode(w.attended, r, w.y + static_cast<size_t>(r) * w.y_stride, dim, round_up(dim, 4));
       meet();
     }
-    linear(w.y, w.y_stride, w.attended, rows, block.proj);
+    linear(float_rows(w.y, w.y_stride), w.attended, rows, block.proj);
     meet();
     for (int row = 0; row < rows; row += w.mlp_rows) mlp(row, std::min(w.mlp_rows, rows - row));
   }
@@ -170,8 +173,9 @@ struct GroupPass {
       const int window = i / heads, head = i % heads;
       const ptrdiff_t row = static_cast<ptrdiff_t>(window) * tokens;
       Attention a;
-      a.qkv = w.qkv + static_cast<size_t>(row) * w.qkv_stride + head * head_dim;
-      a.stride = w.qkv_stride;
+      a.precision = w.qkv.precision;
+      a.qkv = w.qkv.from(static_cast<int>(row)).data + head * head_dim * bytes_of_value(a.precision);
+      a.stride = w.qkv.stride;
       a.dim = stage.dim;
       a.head_dim = head_dim;
       a.rows = stage.window.rows;
@@ -181,7 +185,6 @@ struct GroupPass {
       a.region = w.masked[window] ? w.region + row : nullptr;
       a.masks = w.masks + static_cast<size_t>(window) * REGIONS * w.padded;
       a.masks_stride = w.padded;
-      a.precision = precision != Precision::fp32 && k.bf16 ? Precision::bf16 : Precision::fp32;
       if (precision == Precision::int8) {  // rounded later, when the row is complete
         a.out =
             reinterpret_cast<unsigned char*>(w.y + static_cast<size_t>(row) * w.y_stride + head * head_dim);
@@ -213,9 +216,7 @@ struct GroupPass {
     const Packed& fc1 = block.fc1.packed;
     const int from = share(fc1.panels, member, members), to = share(fc1.panels, member + 1, members);
     if (precision == Precision::int8) {
-      const Operand wide{Precision::fp32, reinterpret_cast<unsigned char*>(w.wide),
-                         w.wide_stride * sizeof(float), nullptr, nullptr};
-      k.linear_gelu(wide, w.x.from(row), rows, fc1, from, to);
+      k.linear_gelu(float_rows(w.wide, w.wide_stride), w.x.from(row), rows, fc1, from, to);
       meet();
       for (int r = share(rows, member, members); r < share(rows, member + 1, members); r++)
         k.encode(w.hidden, r, w.wide + static_cast<size_t>(r) * w.wide_stride, hidden, padded);
@@ -223,7 +224,7 @@ struct GroupPass {
       k.linear_gelu(w.hidden, w.x.from(row), rows, fc1, from, to);
     }
     meet();
-    linear(w.y + static_cast<size_t>(row) * w.y_stride, w.y_stride, w.hidden, rows, block.fc2);
+    linear(float_rows(w.y + static_cast<size_t>(row) * w.y_stride, w.y_stride), w.hidden, rows, block.fc2);
     meet();
     for (int r = first; r < last; r++) {
       if (w.place[r] < 0) continue;
@@ -248,7 +249,7 @@ void Network::block(const Block& block, const Stage& stage, int index, const flo
   const int count = std::min(alone ? std::max(1, GROUP / tokens) : std::max(1, TOGETHER / tokens), windows);
   const size_t scratch = whole_lines(attention_scratch(tokens, stage.dim / stage.heads));
   const auto lay = [&](Arena& arena) {
-    return Workspace(arena, precision_, precision_, stage, hidden, count, alone ? GROUP : TOGETHER);
+    return Workspace(arena, precision_, edge_precision_, stage, hidden, count, alone ? GROUP : TOGETHER);
   };
   Arena counter;
   lay(counter);
@@ -306,7 +307,7 @@ static void project(const Kernels& k, Team& team, unsigned char* memory, size_t 
           k.encode(x, r, values, in, padded);
         }
       }
-      k.linear(y, stride, x, count, linear.packed, 0, linear.packed.panels);
+      k.linear(float_rows(y, stride), x, count, linear.packed, 0, linear.packed.panels);
       for (int r = 0; r < count; r++)
         k.norm(out + (row + r) * outs, y + static_cast<size_t>(r) * stride, outs, norm.gain.data(),
                norm.bias.data());
@@ -397,7 +398,7 @@ void Network::classify(int batch, const Stage& last, float* x, float* logits, co
     if (!config_.num_classes) return;
     team_.meet();
     const Packed& head = head_.packed;
-    kernels_.linear(out, stride, pooled, batch, head, share(head.panels, member, team_.size()),
+    kernels_.linear(float_rows(out, stride), pooled, batch, head, share(head.panels, member, team_.size()),
                     share(head.panels, member + 1, team_.size()));
   });
   for (int b = 0; b < batch; b++)

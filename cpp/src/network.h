@@ -80,7 +80,7 @@ class Network {
 
   Config config_;
   const Kernels& kernels_;
-  Precision precision_, edge_precision_;  // edge: of the head; the patch embedding is fp32
+  Precision precision_, edge_precision_;  // edge: of the head and of attention; the patch embedding is fp32
   Team team_;
   Linear embed_, head_;
   Norm embed_norm_, norm_;

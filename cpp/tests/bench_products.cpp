@@ -41,6 +41,7 @@ double giga_operations(const Kernels& k, Precision precision, int rows, int outs
       out(sizeof(float) * out_stride * rows);
   const Operand operand{precision, x.data(), stride, scales.floats(),
                         reinterpret_cast<int32_t*>(sums.data())};
+  const Operand result{Precision::fp32, out.data(), out_stride * sizeof(float), nullptr, nullptr};
   for (int r = 0; r < rows; r++) {
     for (float& value : row) value = normal(generator);
     k.encode(operand, r, row.data(), in, in);
@@ -48,7 +49,7 @@ double giga_operations(const Kernels& k, Precision precision, int rows, int outs
   std::vector<double> seconds;
   for (int i = 0; i < TRIES; i++) {
     const auto start = std::chrono::steady_clock::now();
-    k.linear(out.floats(), out_stride, operand, rows, packed, 0, packed.panels);
+    k.linear(result, operand, rows, packed, 0, packed.panels);
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   std::nth_element(seconds.begin(), seconds.begin() + TRIES / 2, seconds.end());

@@ -48,6 +48,11 @@ struct Rows {
   }
 };
 
+Operand floats(std::vector<float>& rows, size_t stride) {
+  return {Precision::fp32, reinterpret_cast<unsigned char*>(rows.data()), stride * sizeof(float), nullptr,
+          nullptr};
+}
+
 // A matrix packed for a table.
 struct Matrix {
   Memory data, scale, bias;
@@ -114,8 +119,8 @@ void test_products(const Kernels& k) {
       const size_t stride = static_cast<size_t>(round_up(outs, 32)) + 16;
       std::vector<float> out(stride * static_cast<size_t>(rows), POISON),
           right(stride * static_cast<size_t>(rows), POISON);
-      k.linear(out.data(), stride, x.operand, rows, mine.packed, 0, mine.packed.panels);
-      exact.linear(right.data(), stride, x.operand, rows, theirs.packed, 0, theirs.packed.panels);
+      k.linear(floats(out, stride), x.operand, rows, mine.packed, 0, mine.packed.panels);
+      exact.linear(floats(right, stride), x.operand, rows, theirs.packed, 0, theirs.packed.panels);
       std::vector<float> a, c;
       bool clean = true;
       for (int r = 0; r < rows; r++) {
@@ -136,6 +141,12 @@ void test_products(const Kernels& k) {
         const double error = worst(values_of(y.operand, rows, outs), values_of(z.operand, rows, outs), 1);
         const double allowed = to == Precision::bf16 ? 1.0 / 256 : precision == Precision::fp32 ? 2e-6 : 1e-5;
         CHECK(error < allowed, shape(k, p, rows, outs, in) + " gelu differs by " + std::to_string(error));
+        if (to != Precision::bf16) continue;
+        k.linear(y.operand, x.operand, rows, mine.packed, 0, mine.packed.panels);
+        exact.linear(z.operand, x.operand, rows, theirs.packed, 0, theirs.packed.panels);
+        const double rounding = worst(values_of(y.operand, rows, outs), values_of(z.operand, rows, outs), 1);
+        CHECK(rounding < 1.0 / 256,
+              shape(k, p, rows, outs, in) + " linear into bf16 differs by " + std::to_string(rounding));
       }
     }
 }
@@ -153,8 +164,8 @@ void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
       const Matrix one(k, Precision::int8, w, b, outs, in), two(other, Precision::int8, w, b, outs, in);
       const size_t stride = static_cast<size_t>(one.packed.panels * k.width);  // whole panels are written
       std::vector<float> mine(stride * static_cast<size_t>(rows)), theirs = mine;
-      k.linear(mine.data(), stride, x.operand, rows, one.packed, 0, one.packed.panels);
-      other.linear(theirs.data(), stride, x.operand, rows, two.packed, 0, two.packed.panels);
+      k.linear(floats(mine, stride), x.operand, rows, one.packed, 0, one.packed.panels);
+      other.linear(floats(theirs, stride), x.operand, rows, two.packed, 0, two.packed.panels);
       CHECK(mine == theirs, shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
     }
 }
@@ -219,14 +230,13 @@ void test_attention(const Kernels& k) {
           const int rows = window[0], cols = window[1], tokens = rows * cols, heads = 2,
                     dim = heads * head_dim;
           if (tokens > 200 && head_dim != 32) continue;
-          const size_t stride = static_cast<size_t>(round_up(3 * dim, 32) + 16),
-                       padded = static_cast<size_t>(round_up(tokens, 32));
-          std::vector<float> qkv(stride * static_cast<size_t>(tokens), POISON);
-          for (int t = 0; t < tokens; t++)
-            for (int c = 0; c < 3 * dim; c++)
-              qkv[static_cast<size_t>(t) * stride + static_cast<size_t>(c)] = normal();
-          if (tokens > 2)  // a zero vector has no direction
-            std::fill_n(qkv.begin() + static_cast<ptrdiff_t>(stride), 2 * dim, 0.0f);
+          const size_t padded = static_cast<size_t>(round_up(tokens, 32));
+          Rows qkv(static_cast<Precision>(p), tokens, 3 * dim);
+          for (int t = 0; t < tokens; t++) {
+            std::vector<float> row = normals(static_cast<size_t>(3 * dim));
+            if (t == 1) std::fill_n(row.begin(), 2 * dim, 0.0f);  // a zero vector has no direction
+            exact.encode(qkv.operand, t, row.data(), 3 * dim, 3 * dim);
+          }
           std::vector<float> table(static_cast<size_t>((2 * rows - 1) * (2 * cols - 1) + 64), POISON);
           for (int i = 0; i < (2 * rows - 1) * (2 * cols - 1); i++)
             table[static_cast<size_t>(i)] = 8 + 4 * normal();
@@ -243,8 +253,9 @@ void test_attention(const Kernels& k) {
           Memory scratch(attention_scratch(tokens, head_dim));
           std::memset(scratch.data(), 0xff, scratch.size());
           Attention a;
-          a.qkv = qkv.data() + head_dim;  // the second head
-          a.stride = stride;
+          a.precision = qkv.operand.precision;
+          a.qkv = qkv.operand.data + head_dim * bytes_of_value(a.precision);  // the second head
+          a.stride = qkv.operand.stride;
           a.dim = dim;
           a.head_dim = head_dim;
           a.rows = rows;
@@ -254,7 +265,6 @@ void test_attention(const Kernels& k) {
           a.region = masked ? region.data() : nullptr;
           a.masks = masks.data();
           a.masks_stride = padded;
-          a.precision = static_cast<Precision>(p);
           a.out_precision = Precision::fp32;
           std::vector<float> out(static_cast<size_t>(tokens * dim), POISON), right = out;
           a.out_stride = sizeof(float) * static_cast<size_t>(dim);

@@ -9,15 +9,15 @@ constexpr int SHORT = 64 / LANES;  // vectors of a row of logits that is kept in
 
 // What attention() keeps of one head; all of it stays in the first cache for windows up to 16 x 16.
 struct Scratch {
-  unsigned char *keys, *queries, *values;
-  float *logits, *bias, *sums;
+  unsigned char *keys, *values;
+  float *logits, *lengths, *bias, *sums;
 
   Scratch(unsigned char* memory, int padded, int head_dim) {
     keys = memory;
-    queries = keys + static_cast<size_t>(padded) * head_dim * 4;
-    values = queries + static_cast<size_t>(padded) * head_dim * 2;
+    values = keys + static_cast<size_t>(padded) * head_dim * 4;
     logits = reinterpret_cast<float*>(values + static_cast<size_t>(padded) * round_up(head_dim, WIDTH) * 2);
-    bias = logits + static_cast<size_t>(TALL) * padded;
+    lengths = logits + static_cast<size_t>(TALL) * padded;
+    bias = lengths + padded;
     sums = bias + padded + 2 * LANES;
   }
 };
@@ -29,71 +29,66 @@ struct Side {
   size_t panel;  // bytes from panel to panel
 };
 
-// How the two products of attention take their sides, in float32: queries and values as they lie in the qkv
-// rows.
+// How the two products of attention take their sides, in float32: values as they lie in the qkv rows.
 struct AttendFp32 : Fp32 {
   static constexpr Precision PRECISION = Precision::fp32;
-  static void store_step(unsigned char* to, const V* channel, V inverse) {
-    store(reinterpret_cast<float*>(to), mul(channel[0], inverse));
-  }
+  static V channels(const unsigned char* row, int c) { return load(reinterpret_cast<const float*>(row) + c); }
+  static V add_squares(V sum, V step) { return fma(step, step, sum); }
+  static V weight(V x) { return exp(x); }
   static void store_weight(float* logits, int j, V weight) { store(logits + j, weight); }
-  static Side queries(const Attention& a, const Scratch&, int) {
-    return {reinterpret_cast<const unsigned char*>(a.qkv), a.stride * 4, 0};
-  }
   static Side values(const Attention& a, const Scratch&, int, int) {
-    return {reinterpret_cast<const unsigned char*>(a.qkv + 2 * a.dim), a.stride * 4, STEP};
+    return {a.qkv + 2 * static_cast<size_t>(a.dim) * 4, a.stride, STEP};
   }
 };
 
 #if HAS_BF16
-// The same in bfloat16: queries rounded, keys and values as pairs.
+// The same in bfloat16: values in pairs of tokens.
 struct AttendBf16 : Bf16 {
   static constexpr Precision PRECISION = Precision::bf16;
-  static void store_step(unsigned char* to, const V* channel, V inverse) {
-    store_pairs(to, mul(channel[0], inverse), mul(channel[1], inverse));
+  static V channels(const unsigned char* row, int c) {
+    return load_bf16(reinterpret_cast<const uint16_t*>(row) + c);
   }
+  static V add_squares(V sum, V step) { return mac_bf16(sum, step, step); }
+  static V weight(V x) { return exp_coarse(x); }
   static void store_weight(float* logits, int j, V weight) {  // behind what is still to be read
     store_bf16(reinterpret_cast<uint16_t*>(logits) + j, weight);
   }
-  static Side queries(const Attention& a, const Scratch& s, int tokens) {
-    const size_t stride = static_cast<size_t>(a.head_dim) * 2;
-    for (int i = 0; i < tokens; i++)
-      for (int c = 0; c < a.head_dim; c += LANES)
-        store_bf16(reinterpret_cast<uint16_t*>(s.queries + i * stride) + c, load(a.qkv + i * a.stride + c));
-    return {s.queries, stride, 0};
-  }
   static Side values(const Attention& a, const Scratch& s, int tokens, int steps) {
+    static const uint16_t zeros[MAX_HEAD] = {};
     const size_t panel = static_cast<size_t>(steps) * STEP;
-    for (int j = 0; j < 2 * steps; j += 2) {
-      const float* v = a.qkv + j * a.stride + 2 * a.dim;
+    const auto token = [&](int j) {
+      return j < tokens ? reinterpret_cast<const uint16_t*>(a.qkv + j * a.stride) + 2 * a.dim : zeros;
+    };
+    for (int k = 0; k < steps; k++)
       for (int c = 0; c < a.head_dim; c += LANES)
-        store_pairs(s.values + c / WIDTH * panel + j / 2 * STEP + c % WIDTH * 4,
-                    j < tokens ? load(v + c) : set(0.0f),
-                    j + 1 < tokens ? load(v + a.stride + c) : set(0.0f));
-    }
+        store_pairs(s.values + c / WIDTH * panel + k * STEP + c % WIDTH * 4, token(2 * k) + c,
+                    token(2 * k + 1) + c);
     return {s.values, STEP, panel};
   }
 };
 #endif
 
-// Unit keys as panels [keys / WIDTH][steps][WIDTH], zeros beyond the window.
+// Keys as panels [keys / WIDTH][steps][WIDTH], zeros beyond the window, and 1 / the length of every key.
 template <class P>
-void pack_keys(const Attention& a, int tokens, int padded, unsigned char* keys) {
-  const int d = a.head_dim, steps = d / P::VALUES;
+void pack_keys(const Attention& a, int tokens, int padded, const Scratch& s) {
+  const int steps = a.head_dim / P::VALUES;
   for (int j = 0; j < padded; j += LANES) {
     V square = set(0.0f);
-    V channels[MAX_HEAD];  // of LANES keys each
-    for (int c = 0; c < d; c += LANES) {
-      V key[LANES];
+    unsigned char* to = s.keys + (static_cast<size_t>(j / WIDTH) * steps * WIDTH + j % WIDTH) * 4;
+    for (int k = 0; k < steps; k += LANES) {  // the last may reach beyond the head, into values
+      V key[LANES], step[LANES];
       UNROLL for (int r = 0; r < LANES; r++) key[r] =
-          j + r < tokens ? load(a.qkv + (j + r) * a.stride + a.dim + c) : set(0.0f);
-      transpose(key, channels + c);
-      UNROLL for (int i = 0; i < LANES; i++) square = fma(channels[c + i], channels[c + i], square);
+          j + r < tokens ? load(reinterpret_cast<const float*>(a.qkv + (j + r) * a.stride +
+                                                               static_cast<size_t>(a.dim) * 4 / P::VALUES) +
+                                k)
+                         : set(0.0f);
+      transpose(key, step);
+      for (int i = 0; i < LANES && k + i < steps; i++) {
+        square = P::add_squares(square, step[i]);
+        store(reinterpret_cast<float*>(to + static_cast<size_t>(k + i) * STEP), step[i]);
+      }
     }
-    const V inverse = div(set(1.0f), max(sqrt(square), set(NORM_FLOOR)));
-    unsigned char* to = keys + (static_cast<size_t>(j / WIDTH) * steps * WIDTH + j % WIDTH) * 4;
-    for (int k = 0; k < steps; k++)
-      P::store_step(to + static_cast<size_t>(k) * STEP, channels + k * P::VALUES, inverse);
+    store(s.lengths + j, div(set(1.0f), max(sqrt(square), set(NORM_FLOOR))));
   }
 }
 
@@ -153,16 +148,18 @@ inline void sums_of(const V* x, int count, float* out) {
   }
 }
 
-// logits[i, j] = logits[i, j] * scale / |q[i]| + bias + mask, then their exponentials as weights of the
+// logits[i, j] = logits[i, j] * scale / |q[i]| / |k[j]| + bias + mask, then their exponentials as weights of the
 // values, in place; 1 / the sum of every row goes to sums.
 template <class P, class Bias>
 void soften(const Attention& a, const Scratch& s, int query, int height, int tokens, int padded) {
   V partial[TALL];
   alignas(64) float scales[TALL + LANES];
   for (int r = 0; r < height; r++) {
-    const float* q = a.qkv + (query + r) * a.stride;
     partial[r] = set(0.0f);
-    for (int c = 0; c < a.head_dim; c += LANES) partial[r] = fma(load(q + c), load(q + c), partial[r]);
+    for (int c = 0; c < a.head_dim; c += LANES) {
+      const V q = P::channels(a.qkv + (query + r) * a.stride, c);
+      partial[r] = fma(q, q, partial[r]);
+    }
   }
   sums_of(partial, height, scales);
   for (int r = 0; r < height; r += LANES)
@@ -177,26 +174,26 @@ void soften(const Attention& a, const Scratch& s, int query, int height, int tok
     if (padded == SHORT * LANES) {  // windows of 8 x 8 stay in registers
       V values[SHORT];
       UNROLL for (int j = 0; j < SHORT; j++) {
-        values[j] = fma(load(logits + j * LANES), scale, bias.next());
+        values[j] = fma(mul(load(logits + j * LANES), load(s.lengths + j * LANES)), scale, bias.next());
         if (mask) values[j] = add(values[j], load(mask + j * LANES));
         top = max(top, values[j]);
       }
       const V high = set(largest(top));
       UNROLL for (int j = 0; j < SHORT; j++) {
-        const V weight = exp(sub(values[j], high));
+        const V weight = P::weight(sub(values[j], high));
         total = add(total, weight);
         P::store_weight(logits, j * LANES, weight);
       }
     } else {
       for (int j = 0; j < padded; j += LANES) {
-        V value = fma(load(logits + j), scale, bias.next());
+        V value = fma(mul(load(logits + j), load(s.lengths + j)), scale, bias.next());
         if (mask) value = add(value, load(mask + j));
         store(logits + j, value);
         top = max(top, value);
       }
       const V high = set(largest(top));
       for (int j = 0; j < padded; j += LANES) {
-        const V weight = exp(sub(load(logits + j), high));
+        const V weight = P::weight(sub(load(logits + j), high));
         total = add(total, weight);
         P::store_weight(logits, j, weight);
       }
@@ -279,11 +276,11 @@ template <class P>
 void attend(const Attention& a, unsigned char* memory) {
   const int tokens = a.rows * a.cols, padded = round_up(tokens, WIDTH);
   const Scratch s(memory, padded, a.head_dim);
-  pack_keys<P>(a, tokens, padded, s.keys);
+  pack_keys<P>(a, tokens, padded, s);
   const Split split(tokens, P::PRECISION);
   // Tall products are shaped for whole panels of keys: those beyond the window have no weight, and values 0.
   const int steps = split.tallest ? padded / P::VALUES : (tokens + P::VALUES - 1) / P::VALUES;
-  const Side queries = P::queries(a, s, tokens), values = P::values(a, s, tokens, steps);
+  const Side queries{a.qkv, a.stride, 0}, values = P::values(a, s, tokens, steps);
 #if HAS_TILES
   if (split.tallest) {
     Tiles tiles;

@@ -119,12 +119,13 @@ inline V mac_bf16(V sum, V x, V w) {
 inline void store_bf16(uint16_t* p, V x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), BITS(__m256i, _mm512_cvtneps_pbh(x)));
 }
+inline I widen(const uint16_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline V load_bf16(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(widen(p), 16)); }
 // 16 pairs (first, second)
-inline void store_pairs(unsigned char* p, V first, V second) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
-                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i both = BITS(__m512i, _mm512_cvtne2ps_pbh(second, first));
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
+inline void store_pairs(unsigned char* p, const uint16_t* first, const uint16_t* second) {
+  _mm512_storeu_si512(p, _mm512_or_si512(widen(first), _mm512_slli_epi32(widen(second), 16)));
 }
 #endif
 

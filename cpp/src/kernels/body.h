@@ -48,18 +48,30 @@ inline void store_as(Precision precision, unsigned char* row, int i, V value) {
   store(reinterpret_cast<float*>(row) + i, value);
 }
 
-// e^x for x <= 0, relative error below 3e-7 near 0; exactly 0 below -87.
-inline V exp(V x) {
-  const V power = max(mul(x, set(1.44269504f)), set(-126.0f));
+// e^x for x <= 0 with 2^f = y on [-0.5, 0.5]; exactly 0 below -87.
+template <class Power>
+inline V exp_by(V x, const Power& y) {
+  const V power = max(mul(x, set(1.44269504f)), set(-125.0f));
   const V whole = round(power);
-  const V f = sub(power, whole);
-  V y = set(0.00132669704f);  // 2^f on [-0.5, 0.5], least squares of the relative error
-  y = fma(y, f, set(0.00967545975f));
-  y = fma(y, f, set(0.0555074262f));
-  y = fma(y, f, set(0.240221218f));
-  y = fma(y, f, set(0.693146949f));
-  y = fma(y, f, set(1.00000007f));
-  return zero_where_less(x, set(-87.0f), times_power(y, whole));
+  return zero_where_less(x, set(-87.0f), times_power(y(sub(power, whole)), whole));
+}
+inline V exp(V x) {           // relative error below 3e-7 near 0
+  return exp_by(x, [](V f) {  // least squares of the relative error
+    V y = set(0.00132669704f);
+    y = fma(y, f, set(0.00967545975f));
+    y = fma(y, f, set(0.0555074262f));
+    y = fma(y, f, set(0.240221218f));
+    y = fma(y, f, set(0.693146949f));
+    return fma(y, f, set(1.00000007f));
+  });
+}
+inline V exp_coarse(V x) {  // below 8e-05, for what is rounded to bfloat16
+  return exp_by(x, [](V f) {
+    V y = set(0.0551716467f);
+    y = fma(y, f, set(0.242611142f));
+    y = fma(y, f, set(0.693260991f));
+    return fma(y, f, set(0.999928072f));
+  });
 }
 
 #if !HAS_PERMUTED_GELU
@@ -253,45 +265,47 @@ void multiply_tall(const Operand& x, int rows, const Packed& w, int first, int l
 }
 #endif
 
-void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
+// change(value): what becomes of the values of a product before they are stored.
+template <class Change>
+void product(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last,
+             const Change& change) {
   const Split split(rows, w.precision);
 #if HAS_TILES
   if (split.tallest)
-    return multiply_tall(x, rows, w, first, last, [=](int row, int column, V value) {
-      store(out + row * out_stride + column, value);
-    });
-#endif
-  for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
-    for (int t = 0; t < split.tiles; t++) {
-      const int row = split.start(t), height = split.height(t);
-      choose_tile(w.precision, height)(out + row * out_stride + panel * WIDTH, out_stride, x.from(row), w,
-                                       panel, next_panel(w, panel, last, split, t));
-    }
-}
-
-void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
-  const Split split(rows, w.precision);
-#if HAS_TILES
-  if (split.tallest)
-    return multiply_tall(x, rows, w, first, last, [&out](int row, int column, V value) {
-      store_as(out.precision, out.data + row * out.stride, column, gelu_coarse(value));
+    return multiply_tall(x, rows, w, first, last, [&](int row, int column, V value) {
+      store_as(out.precision, out.data + row * out.stride, column, change(value));
     });
 #endif
   alignas(64) float values[ROWS * WIDTH];
-  for (int panel = first; panel < last; panel++)
+  for (int panel = first; panel < last; panel++)  // a panel stays in the cache while all rows pass by
     for (int t = 0; t < split.tiles; t++) {
       const int row = split.start(t), height = split.height(t);
       choose_tile(w.precision, height)(values, WIDTH, x.from(row), w, panel,
                                        next_panel(w, panel, last, split, t));
-      for (int r = 0; r < height; r++) {
-        unsigned char* to = out.data + (row + r) * out.stride;
-        UNROLL for (int c = 0; c < COLUMNS; c++) {
-          const V y = load(values + r * WIDTH + c * LANES);
-          const V z = w.precision == Precision::fp32 ? gelu(y) : gelu_coarse(y);
-          store_as(out.precision, to, panel * WIDTH + c * LANES, z);
-        }
-      }
+      for (int r = 0; r < height; r++)
+        UNROLL for (int c = 0; c < COLUMNS; c++)
+            store_as(out.precision, out.data + (row + r) * out.stride, panel * WIDTH + c * LANES,
+                     change(load(values + r * WIDTH + c * LANES)));
     }
+}
+
+void linear(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
+  const Split split(rows, w.precision);
+  if (split.tallest || out.precision != Precision::fp32)
+    return product(out, x, rows, w, first, last, [](V value) { return value; });
+  for (int panel = first; panel < last; panel++)  // straight to where they belong
+    for (int t = 0; t < split.tiles; t++) {
+      const Operand to = out.from(split.start(t));
+      choose_tile(w.precision, split.height(t))(reinterpret_cast<float*>(to.data) + panel * WIDTH,
+                                                to.stride / sizeof(float), x.from(split.start(t)), w, panel,
+                                                next_panel(w, panel, last, split, t));
+    }
+}
+
+void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
+  if (w.precision == Precision::fp32)
+    product(out, x, rows, w, first, last, [](V value) { return gelu(value); });
+  else product(out, x, rows, w, first, last, [](V value) { return gelu_coarse(value); });
 }
 
 // ---- rows -------------------------------------------------------------------------------------------------

@@ -132,9 +132,9 @@ int kernel_tables(const Kernels* const** tables) {
 size_t attention_scratch(int tokens, int head_dim) {
   const size_t padded = static_cast<size_t>(round_up(tokens, 32)),
                head = static_cast<size_t>(round_up(head_dim, 32));
-  const size_t keys = padded * head * 4, queries = padded * head * 2, values = padded * head * 2;
+  const size_t keys = padded * head * 4, values = padded * head * 2;
   const size_t rows = 32;  // at most, of a tile; sums are written in whole vectors
-  return keys + queries + values + (rows * padded + padded + 64 + 2 * rows) * sizeof(float);
+  return keys + values + (rows * padded + 2 * padded + 64 + 2 * rows) * sizeof(float);
 }
 
 }  // namespace swinv2

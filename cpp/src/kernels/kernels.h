@@ -44,10 +44,11 @@ struct Packed {
 };
 
 // One head of one window.
-// q, k and v lie in rows of the qkv product: q at qkv, k at qkv + dim, v at qkv + 2 * dim floats.
+// q, k and v lie in rows of the qkv product: k dim values behind q, v dim values behind k.
 struct Attention {
-  const float* qkv;   // [tokens] rows of stride floats, at the head's first channel
-  size_t stride;      // floats
+  Precision precision;       // of qkv and of the two products: fp32 or bf16
+  const unsigned char* qkv;  // [tokens] rows of stride bytes, at the head's first channel of q
+  size_t stride;
   int dim, head_dim;  // head_dim is a multiple of 16
   int rows, cols;     // of the window, in tokens
   float scale;        // exp of the clamped logit scale
@@ -62,7 +63,6 @@ struct Attention {
   unsigned char* out;  // [tokens] rows of out_stride bytes: head_dim values in out_precision (fp32 or bf16)
   size_t out_stride;
   Precision out_precision;
-  Precision precision;  // of the two products: fp32 or bf16
 };
 
 struct Kernels {
@@ -72,11 +72,10 @@ struct Kernels {
   bool bf16, int8;
 
   // out[r, o] = sum_i x[r, i] * w[o, i] + bias[o]   for the columns of the panels first to last (not
-  // included) out: rows of out_stride floats with room for whole panels.
-  void (*linear)(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first,
-                 int last);
+  // included). out: fp32 or bf16 rows with room for whole panels.
+  void (*linear)(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last);
 
-  // The same followed by GELU (erf), into fp32 or bf16 rows.
+  // The same followed by GELU (erf).
   void (*linear_gelu)(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last);
 
   // Row number row of an operand from floats; values cols to padded become 0.

@@ -66,11 +66,11 @@ inline void transpose(const V (&in)[4], V* out) {
 inline V mac_bf16(V sum, V x, V w) {
   return vbfdotq_f32(sum, vreinterpretq_bf16_f32(x), vreinterpretq_bf16_f32(w));
 }
-inline uint16x4_t rounded(V x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
-inline void store_bf16(uint16_t* p, V x) { vst1_u16(p, rounded(x)); }
+inline V load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+inline void store_bf16(uint16_t* p, V x) { vst1_u16(p, vreinterpret_u16_bf16(vcvt_bf16_f32(x))); }
 // 4 pairs (first, second)
-inline void store_pairs(unsigned char* p, V first, V second) {
-  const uint16x4x2_t pairs = {{rounded(first), rounded(second)}};
+inline void store_pairs(unsigned char* p, const uint16_t* first, const uint16_t* second) {
+  const uint16x4x2_t pairs = {{vld1_u16(first), vld1_u16(second)}};
   vst2_u16(reinterpret_cast<uint16_t*>(p), pairs);
 }
 #endif

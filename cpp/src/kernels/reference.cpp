@@ -46,10 +46,10 @@ double product(const Operand& x, int row, const Packed& w, int out) {
   return sum + w.bias[out];
 }
 
-void linear(float* out, size_t out_stride, const Operand& x, int rows, const Packed& w, int first, int last) {
+void linear(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
   for (int r = 0; r < rows; r++)
     for (int o = first * WIDTH; o < last * WIDTH; o++)
-      out[r * out_stride + o] = static_cast<float>(product(x, r, w, o));
+      set_value(out, r, o, static_cast<float>(product(x, r, w, o)));
 }
 
 void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
@@ -100,24 +100,24 @@ void add_norm(float* x, const float* y, int cols, const float* gain, const float
   for (int i = 0; i < cols; i++) x[i] += static_cast<float>(values[static_cast<size_t>(i)]);
 }
 
-double length(const float* x, int n) {
+double length(const Operand& x, int row, int first, int n) {
   double sum = 0;
-  for (int i = 0; i < n; i++) sum += static_cast<double>(x[i]) * x[i];
+  for (int i = first; i < first + n; i++) sum += std::pow(value_of(x, row, i), 2);
   return std::fmax(std::sqrt(sum), NORM_FLOOR);
 }
 
 void attention(const Attention& a, unsigned char*) {
-  const int tokens = a.rows * a.cols;
+  const int tokens = a.rows * a.cols, k = a.dim, v = 2 * a.dim;
   std::vector<double> weight(static_cast<size_t>(tokens));
+  const Operand qkv{a.precision, const_cast<unsigned char*>(a.qkv), a.stride, nullptr, nullptr};
   const Operand out{a.out_precision, a.out, a.out_stride, nullptr, nullptr};
   for (int i = 0; i < tokens; i++) {
-    const float* q = a.qkv + i * a.stride;
     double largest = -INFINITY, total = 0;
     for (int j = 0; j < tokens; j++) {
-      const float* k = a.qkv + j * a.stride + a.dim;
       double logit = 0;
-      for (int c = 0; c < a.head_dim; c++) logit += static_cast<double>(q[c]) * k[c];
-      logit *= a.scale / length(q, a.head_dim) / length(k, a.head_dim);
+      for (int c = 0; c < a.head_dim; c++)
+        logit += static_cast<double>(value_of(qkv, i, c)) * value_of(qkv, j, k + c);
+      logit *= a.scale / length(qkv, i, 0, a.head_dim) / length(qkv, j, k, a.head_dim);
       const int down = i / a.cols - j / a.cols + a.rows - 1, across = j % a.cols - i % a.cols + a.cols - 1;
       logit += a.table[down * (2 * a.cols - 1) + across];
       if (a.region) logit += a.masks[a.region[i] * a.masks_stride + static_cast<size_t>(j)];
@@ -127,8 +127,7 @@ void attention(const Attention& a, unsigned char*) {
     for (double& w : weight) total += w = std::exp(w - largest);
     for (int c = 0; c < a.head_dim; c++) {
       double sum = 0;
-      for (int j = 0; j < tokens; j++)
-        sum += weight[static_cast<size_t>(j)] * a.qkv[j * a.stride + 2 * static_cast<size_t>(a.dim) + c];
+      for (int j = 0; j < tokens; j++) sum += weight[static_cast<size_t>(j)] * value_of(qkv, j, v + c);
       set_value(out, i, c, static_cast<float>(sum / total));
     }
   }
