@@ -282,24 +282,27 @@ void attend(const Attention& a, unsigned char* memory) {
   const int steps = split.tallest ? padded / P::VALUES : (tokens + P::VALUES - 1) / P::VALUES;
   const Side queries{a.qkv, a.stride, 0}, values = P::values(a, s, tokens, steps);
 #if HAS_TILES
-  if (split.tallest) {
+  if constexpr (is_tall(P::PRECISION)) {
     Tiles tiles;
     for (int t = 0; t < split.tiles; t++)
       attend_tall(tiles, a, s, queries, values, split.start(t), split.tallest, tokens, padded);
-    return;
-  }
+  } else
 #endif
-  for (int t = 0; t < split.tiles; t++) {
-    const int query = split.start(t), height = split.height(t);
-    attend_tile_of<P>(height, AllRows{})(a, s, queries, values, query, tokens, padded);
-  }
+    for (int t = 0; t < split.tiles; t++) {
+      const int query = split.start(t), height = split.height(t);
+      attend_tile_of<P>(height, AllRows{})(a, s, queries, values, query, tokens, padded);
+    }
 }
 
 void attention(const Attention& a, unsigned char* scratch) {
 #if HAS_BF16
   if (a.precision == Precision::bf16) return attend<AttendBf16>(a, scratch);
 #endif
+#ifdef FP32_KERNELS
+  FP32_KERNELS->attention(a, scratch);
+#else
   attend<AttendFp32>(a, scratch);
+#endif
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #define HAS_BF16 1
 #define HAS_INT8 1
 #define HAS_TILES 1
+#define FP32_KERNELS avx512_kernels()
 
 #include "avx512.h"
 

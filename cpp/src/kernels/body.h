@@ -7,6 +7,7 @@
 //   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
 //   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8; HAS_INT8_BLOCKS: tile_int8 instead of the latter;
 //   HAS_TILES: Tiles and TALL instead of both
+//   FP32_KERNELS     the table that has the same in fp32, where that is another set's
 // Everything has internal linkage or lies in that namespace: code for one set must never be merged into another's.
 
 #include <math.h>  // lrintf; the templates of <cmath> would be merged between sets
@@ -48,15 +49,15 @@ inline void store_as(Precision precision, unsigned char* row, int i, V value) {
   store(reinterpret_cast<float*>(row) + i, value);
 }
 
-// e^x for x <= 0 with 2^f = y on [-0.5, 0.5]; exactly 0 below -87.
+// e^x for x <= 0, exactly 0 below -87. y(f): 2^f on [-0.5, 0.5], least squares of the relative error.
 template <class Power>
 inline V exp_by(V x, const Power& y) {
   const V power = max(mul(x, set(1.44269504f)), set(-125.0f));
   const V whole = round(power);
   return zero_where_less(x, set(-87.0f), times_power(y(sub(power, whole)), whole));
 }
-inline V exp(V x) {           // relative error below 3e-7 near 0
-  return exp_by(x, [](V f) {  // least squares of the relative error
+inline V exp(V x) {  // relative error below 3e-7 near 0
+  return exp_by(x, [](V f) {
     V y = set(0.00132669704f);
     y = fma(y, f, set(0.00967545975f));
     y = fma(y, f, set(0.0555074262f));
@@ -65,7 +66,7 @@ inline V exp(V x) {           // relative error below 3e-7 near 0
     return fma(y, f, set(1.00000007f));
   });
 }
-inline V exp_coarse(V x) {  // below 8e-05, for what is rounded to bfloat16
+inline V exp_coarse(V x) {  // below 8e-5, for what is rounded to bfloat16 (4e-3)
   return exp_by(x, [](V f) {
     V y = set(0.0551716467f);
     y = fma(y, f, set(0.242611142f));
@@ -195,14 +196,18 @@ LinearTile tile_of(int rows, Rows<R...>) {
   return tiles[rows - 1];
 }
 
-LinearTile choose_tile([[maybe_unused]] Precision precision, int rows) {
+LinearTile choose_tile([[maybe_unused]] Precision precision, [[maybe_unused]] int rows) {
 #if HAS_BF16 && !HAS_TILES
   if (precision == Precision::bf16) return tile_of<Bf16>(rows, AllRows{});
 #endif
 #if HAS_INT8 && !HAS_TILES
   if (precision == Precision::int8) return tile_of<Int8>(rows, AllRows{});
 #endif
+#ifdef FP32_KERNELS
+  return nullptr;
+#else
   return tile_of<Fp32>(rows, AllRows{});
+#endif
 }
 
 // Whether products of a precision are those of Tiles.
@@ -290,6 +295,9 @@ void product(const Operand& out, const Operand& x, int rows, const Packed& w, in
 }
 
 void linear(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
+#ifdef FP32_KERNELS
+  if (w.precision == Precision::fp32) return FP32_KERNELS->linear(out, x, rows, w, first, last);
+#endif
   const Split split(rows, w.precision);
   if (split.tallest || out.precision != Precision::fp32)
     return product(out, x, rows, w, first, last, [](V value) { return value; });
@@ -303,9 +311,13 @@ void linear(const Operand& out, const Operand& x, int rows, const Packed& w, int
 }
 
 void linear_gelu(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last) {
-  if (w.precision == Precision::fp32)
-    product(out, x, rows, w, first, last, [](V value) { return gelu(value); });
-  else product(out, x, rows, w, first, last, [](V value) { return gelu_coarse(value); });
+  if (w.precision != Precision::fp32)
+    return product(out, x, rows, w, first, last, [](V value) { return gelu_coarse(value); });
+#ifdef FP32_KERNELS
+  FP32_KERNELS->linear_gelu(out, x, rows, w, first, last);
+#else
+  product(out, x, rows, w, first, last, [](V value) { return gelu(value); });
+#endif
 }
 
 // ---- rows -------------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ struct Attention {
   const unsigned char* region;
   const float* masks;
   size_t masks_stride;
-  unsigned char* out;  // [tokens] rows of out_stride bytes: head_dim values in out_precision (fp32 or bf16)
+  unsigned char*
+      out;  // [tokens] rows of out_stride bytes: head_dim values in out_precision: fp32, or precision
   size_t out_stride;
   Precision out_precision;
 };
@@ -72,7 +73,7 @@ struct Kernels {
   bool bf16, int8;
 
   // out[r, o] = sum_i x[r, i] * w[o, i] + bias[o]   for the columns of the panels first to last (not
-  // included). out: fp32 or bf16 rows with room for whole panels.
+  // included). out: rows with room for whole panels, of fp32, or of bf16 where the weights are not fp32.
   void (*linear)(const Operand& out, const Operand& x, int rows, const Packed& w, int first, int last);
 
   // The same followed by GELU (erf).
