@@ -47,11 +47,13 @@ class Running:
         return self.process.wait(seconds)
 
 
-def write_model(path: Path, *, seed: int = 0, classes: tuple[str, ...] = NAMES) -> Path:
-    """A model file: the small network of the tests with weights that matter, for pictures of 64 x 64 pixels."""
-    config = replace(SMALL, num_classes=len(classes))
+def write_model(path: Path, *, seed: int = 0, classes: tuple[str, ...] = NAMES, side: int = 64) -> Path:
+    """A model file: the small network of the tests with weights that matter, for pictures of side x side pixels."""
+    config = replace(SMALL, num_classes=len(classes), image_size=side)
     model = randomized(SwinV2(config), seed).eval()
-    record = Record(config, PREPROCESS, classes=classes)
+    record = Record(
+        config, replace(PREPROCESS, size=(side, side), resize_to=side * 73 // 64), classes=classes
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     artifact.write(path, record, model.state_dict())
     return path
