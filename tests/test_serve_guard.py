@@ -611,9 +611,11 @@ def test_each_request_is_one_line_of_json(server):
     before = len(server.lines())
     requests.post(f"{server.http}/predict", data=picture(), headers={"x-request-id": "one"}, timeout=20)
     requests.post(f"{server.http}/predict", data=b"x", headers={"x-request-id": "two"}, timeout=20)
-    requests.get(f"{server.http}/no/such\npath%0a", headers={"x-request-id": "three"}, timeout=20)
+    requests.get(f"{server.http}/no%0a%c2%9b%e2%80%a8path", headers={"x-request-id": "three"}, timeout=20)
     until(lambda: len(server.lines()) >= before + 3)
     one, two, three = server.lines()[before:]
+    assert three["path"] == "/no\n\x9b\u2028path"
+    assert server.log.read_text().isascii()
     assert datetime.datetime.fromisoformat(one["time"]).tzinfo is datetime.UTC
     assert (one["level"], one["message"], one["client"], one["method"]) == (
         "info",

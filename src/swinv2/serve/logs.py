@@ -27,7 +27,7 @@ class Lines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: an address may hold what ends a line or steers a terminal
 
 
 def answered(

@@ -79,37 +79,34 @@ def _health(app: FastAPI, service: Service) -> None:
 
 
 def _models(app: FastAPI, service: Service) -> None:
+    # Two functions for each: a version that may be left out of the address would become a query.
     @app.get("/v2/models/{name}", tags=["protocol"], summary="Inputs and outputs of a model")
+    async def model(name: str) -> dict[str, Any]:
+        return service.model_metadata(name)
+
     @app.get("/v2/models/{name}/versions/{version}", tags=["protocol"], summary="The same for one version")
-    async def model(name: str, version: str = "") -> dict[str, Any]:
+    async def version(name: str, version: str) -> dict[str, Any]:
         return service.model_metadata(name, version)
 
-    @app.get(
-        "/v2/models/{name}/ready",
-        tags=["protocol"],
-        summary="Whether a model answers; 503 where not",
-        **schema.READY,
-    )
-    @app.get(
-        "/v2/models/{name}/versions/{version}/ready",
-        tags=["protocol"],
-        summary="The same for one version",
-        **schema.READY,
-    )
-    async def model_ready(name: str, version: str = "") -> JSONResponse:
+    def readiness(name: str, version: str = "") -> JSONResponse:
         is_ready = service.is_model_ready(name, version)
         return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
+    whether = "Whether a model answers; 503 where not"
+
+    @app.get("/v2/models/{name}/ready", tags=["protocol"], summary=whether, **schema.READY)
+    async def model_ready(name: str) -> JSONResponse:
+        return readiness(name)
+
+    versioned = "/v2/models/{name}/versions/{version}/ready"
+
+    @app.get(versioned, tags=["protocol"], summary="The same for one version", **schema.READY)
+    async def version_ready(name: str, version: str) -> JSONResponse:
+        return readiness(name, version)
+
 
 def _inference(app: FastAPI, service: Service) -> None:
-    @app.post("/v2/models/{name}/infer", tags=["protocol"], summary="Ask a model", **schema.INFER)
-    @app.post(
-        "/v2/models/{name}/versions/{version}/infer",
-        tags=["protocol"],
-        summary="Ask one version",
-        **schema.INFER,
-    )
-    async def infer(request: Request, name: str, version: str = "") -> Response:
+    async def answer(request: Request, name: str, version: str = "") -> Response:
         body, fields = await request.body(), request.headers
         _refuse_type(fields.get("content-type", ""), ("application/json", "application/octet-stream"))
         header_length = fields.get(wire.HEADER)
@@ -117,12 +114,20 @@ def _inference(app: FastAPI, service: Service) -> None:
             asked, form = await service.decoders.call(wire.parse, body, header_length)
         else:
             asked, form = wire.parse(body, header_length)
-        answer, answered = await _while_connected(request, service.infer(name, version, asked))
-        data, headers = wire.respond(answer, form, model=name, version=answered, identity=asked.id)
-        request.state.log.update(
-            model=name, version=answered, images=answer.images, **answer.timing.to_dict()
-        )
+        found, answered = await _while_connected(request, service.infer(name, version, asked))
+        data, headers = wire.respond(found, form, model=name, version=answered, identity=asked.id)
+        request.state.log.update(model=name, version=answered, images=found.images, **found.timing.to_dict())
         return Response(data, headers=headers)
+
+    @app.post("/v2/models/{name}/infer", tags=["protocol"], summary="Ask a model", **schema.INFER)
+    async def infer(request: Request, name: str) -> Response:
+        return await answer(request, name)
+
+    versioned = "/v2/models/{name}/versions/{version}/infer"
+
+    @app.post(versioned, tags=["protocol"], summary="Ask one version", **schema.INFER)
+    async def infer_version(request: Request, name: str, version: str) -> Response:
+        return await answer(request, name, version)
 
 
 def _repository(app: FastAPI, service: Service) -> None:
@@ -151,7 +156,7 @@ def _repository(app: FastAPI, service: Service) -> None:
         tags=["repository"],
         summary="Finish its requests, unload",
         response_class=Response,
-        **schema.LOAD,
+        **schema.UNLOAD,
     )
     async def unload(request: Request, name: str) -> Response:
         service.check_control()

@@ -9,6 +9,9 @@ ABOUT = (
     '`{"error": "one sentence"}`.'
 )
 
+# A grey PNG of 2 x 2 pixels: the example is a request that is answered.
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mNsYGBiYAAAApIAhOoU7S4AAAAASUVORK5CYII="
+
 _ERROR: dict[str, Any] = {
     "type": "object", "required": ["error"], "properties": {"error": {"type": "string"}},
 }  # fmt: skip
@@ -34,7 +37,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 _PARAMETERS: dict[str, Any] = {
-    "type": "object",
+    "type": ["object", "null"],
     "properties": {
         "timeout": {
             "type": "integer",
@@ -53,7 +56,7 @@ _INPUT: dict[str, Any] = {
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "maxItems": 8},
         "data": {"type": "array", "items": {}},
         "parameters": {
-            "type": "object",
+            "type": ["object", "null"],
             "properties": {"binary_data_size": {"type": "integer", "minimum": 0}},
         },
     },
@@ -64,7 +67,7 @@ _OUTPUT: dict[str, Any] = {
     "properties": {
         "name": {"type": "string", "enum": ["logits", "scores"]},
         "parameters": {
-            "type": "object",
+            "type": ["object", "null"],
             "properties": {
                 "classification": {"type": "integer", "minimum": 0},
                 "binary_data": {"type": "boolean"},
@@ -79,12 +82,10 @@ _REQUEST: dict[str, Any] = {
         "id": {"type": "string"},
         "parameters": _PARAMETERS,
         "inputs": {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": 1},
-        "outputs": {"type": "array", "items": _OUTPUT},
+        "outputs": {"type": ["array", "null"], "items": _OUTPUT},
     },
     "example": {
-        "inputs": [
-            {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["<base64 of a JPEG, PNG or WebP>"]}
-        ],
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}],
         "outputs": [{"name": "scores", "parameters": {"classification": 5}}],
     },
 }
@@ -168,18 +169,18 @@ READY: dict[str, Any] = {
         },
     }
 }
-LOAD: dict[str, Any] = {
-    "openapi_extra": {
-        "requestBody": {
-            "required": False,
-            "content": {
-                "application/json": {
-                    "schema": {"type": "object", "properties": {"parameters": {"type": "object"}}}
-                }
-            },
-        }
-    },
-}
+
+
+def _options(**known: dict[str, Any]) -> dict[str, Any]:
+    """A body with parameters, of which none but these are taken."""
+    parameters = {"type": ["object", "null"], "properties": known, "additionalProperties": False}
+    body = {"type": "object", "properties": {"parameters": parameters}}
+    content = {"application/json": {"schema": body}}
+    return {"openapi_extra": {"requestBody": {"required": False, "content": content}}}
+
+
+LOAD = _options()
+UNLOAD = _options(unload_dependents={"description": "there are none, so that it changes nothing"})
 MODELS: dict[str, Any] = {
     "responses": {
         200: {
