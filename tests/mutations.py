@@ -186,10 +186,14 @@ def cut(rng: random.Random, data: bytes) -> bytes:
     return data[: rng.randrange(len(data))]
 
 
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)  # the time of now would be another one each time
+
+
 @cache
 def bomb(size: int, byte: bytes = b" ") -> bytes:
     """A gzip file of a few kilobytes that unpacks to so many bytes."""
-    return gzip.compress(byte * size, 9, mtime=0)
+    return packed(byte * size)
 
 
 # -- HTTP: what it says -----------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def nothing_wrong(rng, picture):
     if how == 1:
         return binary(element(picture), len(picture) + 4), "", True, picture
     if how == 2:
-        return http(gzip.compress(text(described(picture))), "content-encoding: gzip"), "", True, picture
+        return http(packed(text(described(picture))), "content-encoding: gzip"), "", True, picture
     return chunked(rng, text(described(picture))), "", True, picture
 
 
@@ -420,7 +424,7 @@ def gzip_bomb(rng, picture):
 
 @kind(HTTP)
 def packed_and_broken(rng, picture):
-    data = bytearray(gzip.compress(text(described(picture)), mtime=0))
+    data = bytearray(packed(text(described(picture))))
     how = rng.randrange(4)
     if how == 0:
         del data[rng.randrange(1, len(data)) :]
@@ -438,7 +442,7 @@ def packed_and_broken(rng, picture):
 @kind(HTTP)
 def coding_that_is_not_known(rng, picture):
     coding = rng.choice(("br", "zstd", "gzip, gzip", "x", "", "gzip\x80", "identity, br", "g" * 5000))
-    return http(gzip.compress(text(described(picture))), f"content-encoding: {coding}".encode("latin1"))
+    return http(packed(text(described(picture))), f"content-encoding: {coding}".encode("latin1"))
 
 
 # -- HTTP: pictures and forms -----------------------------------------------------------------------------
