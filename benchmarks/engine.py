@@ -7,7 +7,9 @@ Nothing is timed before its logits were compared. In every round each contender 
 in which the threads of the one before go to sleep, an answer after that pause, then answers in a row. Both are
 reported; the goals are for answers in a row. Beside the times stands the arithmetic ceiling, which
 ceiling.cpp measures in registers with as many threads, and for one image the time and the share of the ceiling of
-every stage of the engine. Results go to benchmarks/results/engine-cpu.json; docs/generate.py makes the tables.
+every stage of the engine. It is that of vectors: where the engine multiplies by tiles (AMX) it may go beyond, and
+--instructions avx512_bf16 shows how near its vectors come. Results go to benchmarks/results/engine-cpu.json;
+docs/generate.py makes the tables.
 """
 
 from __future__ import annotations
@@ -112,10 +114,9 @@ def in_runtime(peer: str, path: Path, precision: str, threads: int) -> Callable[
 
 
 def contenders(
-    model: SwinV2, source: Path, files: dict, precision: str, threads: int, images: np.ndarray
+    model: SwinV2, engine: EngineSession, files: dict, precision: str, threads: int, images: np.ndarray
 ) -> dict[str, Run]:
     """Label -> one answer for these images."""
-    engine = EngineSession(source, precision=precision, threads=threads)
     runs: dict[str, Run] = {"engine": lambda: engine.run(images)}
     for (peer, has), path in files.items():
         if has == precision:
@@ -204,13 +205,14 @@ def ceiling(program: Path, precision: str, threads: int) -> float:
     )
 
 
-def measure(model, source, files, program, batch, precision, threads, rounds) -> dict[str, Any]:
+def measure(model, source, files, program, batch, precision, threads, rounds, instructions) -> dict[str, Any]:
     """One row of the results."""
+    engine = EngineSession(source, precision=precision, threads=threads, instructions=instructions)
     images = np.random.default_rng(0).standard_normal((batch, 3, *model.config.image_size)).astype(np.float32)
     torch.set_num_threads(threads)
     with torch.inference_mode():
         exact = model(torch.from_numpy(images)).numpy()
-    runs = contenders(model, source, files, precision, threads, images)
+    runs = contenders(model, engine, files, precision, threads, images)
     errors = {label: float(np.abs(run() - exact).max() / np.abs(exact).max()) for label, run in runs.items()}
     if wrong := {label: e for label, e in errors.items() if not e <= TOLERANCES[precision]}:
         raise SystemExit(f"not timed, the logits differ: {wrong}")
@@ -222,7 +224,7 @@ def measure(model, source, files, program, batch, precision, threads, rounds) ->
     gflop = 2e-9 * batch * macs(model.config, *model.config.image_size)
     row = {
         "model": model.config.architecture, "precision": precision, "batch": batch, "threads": threads,
-        "rounds": rounds,
+        "rounds": rounds, "instructions": engine.instructions,
         "median_ms": {label: round(t, 2) for label, t in sorted(medians.items(), key=lambda item: item[1])},
         "quartiles_ms": {label: [round(q, 2) for q in statistics.quantiles(t, n=4)] for label, t in times.items()},
         "after_pause_ms": {label: round(statistics.median(t), 2) for label, t in first.items()},
@@ -233,13 +235,13 @@ def measure(model, source, files, program, batch, precision, threads, rounds) ->
         "ceiling_goal": CEILING_GOALS[precision],
     }  # fmt: skip
     if batch == 1:
-        with EngineSession(source, precision=precision, threads=threads) as session:
-            parts, work = stages_of(session, images), operations(model.config)
+        parts, work = stages_of(engine, images), operations(model.config)
         row["stages"] = {
             part: {"ms": round(ms, 3)}
             | ({"ceiling_share": round(work[part] / (ms / 1000) / top, 3)} if part in work else {})
             for part, ms in parts.items()
         }
+    engine.close()
     return row
 
 
@@ -253,6 +255,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=["onnx", "openvino", "litert"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--instructions", help="of the engine; the best of the processor by default")
     parser.add_argument("--output", type=Path, default=RESULTS / "engine-cpu.json")
     args = parser.parse_args()
     rows = []
@@ -266,8 +269,11 @@ def main() -> None:
                 for batch in args.batches:
                     for precision in args.precisions:
                         rounds = max(5, args.rounds // batch if batch > 1 else args.rounds)
-                        rows.append(measure(model, file, files, program, batch, precision, threads, rounds))
-                        print(json.dumps(rows[-1]), flush=True)
+                        row = measure(
+                            model, file, files, program, batch, precision, threads, rounds, args.instructions
+                        )
+                        rows.append(row)
+                        print(json.dumps(row), flush=True)
                         gc.collect()
     write_results(args.output, rows, LIBRARIES)
 
