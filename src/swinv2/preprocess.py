@@ -97,10 +97,12 @@ class Preprocess:
         """A decoded picture, or an array [H, W, C] where C is not 1 or 3 -> float32 [C, H, W], normalised."""
         import numpy as np
 
-        tensor = self.pixels(image).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        planes = np.ascontiguousarray(self.pixels(image).transpose(2, 0, 1))  # first: bytes are quickly moved
+        tensor = planes.astype(np.float32)
+        tensor /= np.float32(255)
         tensor -= np.asarray(self.mean, np.float32)[:, None, None]
         tensor /= np.asarray(self.std, np.float32)[:, None, None]
-        return np.ascontiguousarray(tensor)
+        return tensor
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Resized and cropped, before normalisation: uint8 [H, W, C]."""

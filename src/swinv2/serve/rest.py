@@ -22,7 +22,6 @@ from swinv2.serve.errors import Kind, Refused, invalid
 from swinv2.serve.service import Service
 
 T = TypeVar("T")
-LARGE = 1 << 16  # bytes of a body that the event loop does not parse itself
 PAGE = {
     "page.css":  "text/css",
     "page.js":   "text/javascript",  # what happens at /
@@ -110,7 +109,7 @@ def _inference(app: FastAPI, service: Service) -> None:
         body, fields = await request.body(), request.headers
         _refuse_type(fields.get("content-type", ""), ("application/json", "application/octet-stream"))
         header_length = fields.get(wire.HEADER)
-        if len(body) > LARGE:
+        if wire.is_large(body, header_length):
             asked, form = await service.decoders.call(wire.parse, body, header_length)
         else:
             asked, form = wire.parse(body, header_length)

@@ -23,6 +23,7 @@ from swinv2.serve.raw import check_type, elements, packed, unpacked
 from swinv2.serve.repository import check_options
 
 HEADER = "inference-header-content-length"
+LARGE = 1 << 16  # bytes of JSON
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def parse(body: bytes | memoryview, header_length: str | None) -> tuple[Request,
         raise invalid(f"id is {short(identity)}; it must be a string")
     timeout = in_seconds(_integer(parameters, "timeout", 0))
     return Request(tuple(inputs), tuple(outputs), identity, timeout), Form(frozenset(binary))
+
+
+def is_large(body: bytes, header_length: str | None) -> bool:
+    """Whether parse() would keep the event loop from its clients: JSON takes time, binary tensors do not."""
+    return len(body) > LARGE and (header_length is None or _length(header_length, len(body)) > LARGE)
 
 
 def parse_json(body: bytes | memoryview) -> dict[str, Any]:
