@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from swinv2.ops import BACKENDS, reference, sdpa, window_attention, windows
+from swinv2.ops import BACKENDS, choose, reference, sdpa, triton, window_attention, windows
 
-FAST = sorted(set(BACKENDS) - {"reference"})
+CPU = sorted(set(BACKENDS) - {"triton"})  # test_triton_attention.py and test_triton_gpu.py have that
+FAST = sorted(set(CPU) - {"reference"})
 # heads, map, window, shift: whole and ragged, square and not, one token, one window, larger than the map is wide
 CASES = {
     "whole": (2, (8, 12), (4, 4), (0, 0)),
@@ -84,7 +88,7 @@ def test_error_is_at_most_twice_eager(backend, name, dtype):
         assert error(window_attention(**inputs, backend=backend), exact) <= 2 * eager
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", CPU)
 @pytest.mark.parametrize("name", ["ragged", "ragged, shifted", "one more than a window", "strip"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_token_sees_another_region(backend, name, dtype):
@@ -139,7 +143,7 @@ def test_masked_pairs_keep_weight_where_the_official_code_gives_them_some():
     assert grad[0, -1, -1].abs().sum() > 0  # wrapped around to the same window
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", CPU)
 def test_a_complete_bias_needs_no_mask(backend):
     inputs = case("ragged, shifted")
     exact = window_attention(**inputs, backend="reference")
@@ -163,7 +167,7 @@ def test_scale_is_clamped_before_the_exponential():
 def test_zero_vectors_stay_finite():
     inputs = case("whole, shifted")
     inputs["qkv"] = torch.zeros_like(inputs["qkv"]).requires_grad_()
-    for backend in BACKENDS:
+    for backend in CPU:
         out = window_attention(**inputs, backend=backend)
         (grad,) = torch.autograd.grad(out.sum(), inputs["qkv"])
         assert out.isfinite().all()
@@ -171,7 +175,7 @@ def test_zero_vectors_stay_finite():
 
 
 def test_unknown_back_end_names_the_known_ones():
-    with pytest.raises(ValueError, match="'cuda' is unknown; choose from reference, sdpa, matmul"):
+    with pytest.raises(ValueError, match="'cuda' is unknown; choose from reference, sdpa, matmul, triton"):
         window_attention(**case("whole"), backend="cuda")
 
 
@@ -201,3 +205,44 @@ def test_the_mask_of_a_large_batch_is_not_materialised():
         window_attention(qkv, scale, bias, heads=heads, window=(8, 8), shift=(4, 4), backend="sdpa")
     windows_of_an_image = (32 // 8) ** 2
     assert 0 < largest <= windows_of_an_image * heads * 64 * 64, largest
+
+
+def on_gpu(dtype=torch.bfloat16, head_dim: int = 32) -> torch.Tensor:
+    """A map that says it lies on a GPU."""
+    with torch._subclasses.FakeTensorMode():
+        return torch.empty(2, 16, 16, 3 * head_dim, dtype=dtype, device="cuda")
+
+
+def test_a_gpu_computes_with_the_fused_kernel_where_that_can(monkeypatch):
+    geometry = {"heads": 1, "window": (8, 8), "shift": (4, 4)}
+    monkeypatch.setattr(triton, "_refusal", lambda device, *_: None if device == "cuda" else "no GPU")
+    assert choose(on_gpu(), **geometry) == "triton"
+    assert choose(on_gpu(torch.float64), **geometry) == "sdpa"
+    assert choose(on_gpu(head_dim=24), **geometry) == "sdpa"
+    monkeypatch.setattr(torch.compiler, "_is_exporting_flag", True)
+    assert choose(on_gpu(), **geometry) == "sdpa", "an exported program may run where there is no Triton"
+
+
+def test_a_gpu_that_has_no_triton_computes_without(monkeypatch):
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    triton._asked.cache_clear()
+    assert choose(on_gpu(), heads=1, window=(8, 8), shift=(4, 4)) == "sdpa"
+    assert triton.unsupported(on_gpu(), heads=1, window=(8, 8), shift=(4, 4)) == "needs the package triton"
+    triton._asked.cache_clear()
+
+
+def test_an_old_gpu_computes_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    triton._asked.cache_clear()
+    why = triton.unsupported(on_gpu(), heads=1, window=(8, 8), shift=(4, 4))
+    assert why == "needs compute capability 8.0, and the device has 7.5"
+    triton._asked.cache_clear()
+
+
+def test_cpus_never_import_triton():
+    code = (
+        "import sys, torch; from swinv2.model import create_model; import swinv2.fold\n"
+        "m = create_model('swinv2_pico'); m(torch.zeros(1, 3, 64, 64)); print('triton' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -8,7 +8,6 @@ from conftest import SMALL, randomized
 
 from swinv2.config import SwinV2Config
 from swinv2.model import SwinV2, create_model
-from swinv2.ops import BACKENDS
 
 SIZES = [
     (32, 32), (32, 33), (33, 32), (33, 33), (35, 61), (36, 100), (40, 40), (47, 53), (48, 48), (50, 75),
@@ -39,7 +38,7 @@ def test_any_size_equals_the_reference(size):
         model.backend = "reference"
         expected = model(x)
         assert expected.isfinite().all()
-        for backend in sorted(set(BACKENDS) - {"reference"}):
+        for backend in ("matmul", "sdpa"):
             model.backend = backend
             torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-5)
 
@@ -50,7 +49,7 @@ def test_four_stages_of_any_size_equal_the_reference(small, size):
     with torch.inference_mode():
         small.backend = "reference"
         expected = small(x)
-        for backend in sorted(set(BACKENDS) - {"reference"}):
+        for backend in ("matmul", "sdpa"):
             small.backend = backend
             torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-5)
 

@@ -25,7 +25,7 @@ from swinv2.model import (
     merge_patches,
     pad_to_multiple,
 )
-from swinv2.ops import choose, window_attention
+from swinv2.ops import choose, prefers_products, window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
@@ -77,14 +77,15 @@ class FoldedBlock(nn.Module):
             bias = mask[:, None] + bias
         self.register_buffer("bias", bias)
         # Products on a CPU add the bias in their own precision: rounded here, and not in every call.
-        is_rounded = choose(attn.qkv.weight.to(dtype), window=self.window) == "matmul" and dtype != bias.dtype
+        on_cpu = attn.qkv.weight.device.type == "cpu"
+        is_rounded = on_cpu and prefers_products(dtype, self.window) and dtype != bias.dtype
         self.rounded_bias = bias.to(dtype) if is_rounded else None
         wide = torch.promote_types(attn.logit_scale.dtype, torch.float32)
         self.register_buffer("logit_scale", attn.logit_scale.detach().to(wide).clamp(max=MAX_LOGIT_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv, bias = self.qkv(x), self.bias
-        if self.rounded_bias is not None and choose(qkv, window=self.window) == "matmul":
+        if self.rounded_bias is not None and self._backend(qkv) == "matmul":
             bias = self.rounded_bias
         attended = window_attention(
             qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift
@@ -92,6 +93,9 @@ class FoldedBlock(nn.Module):
         x = self.norm1(self.proj(attended)).add_(x)  # in place: nobody else reads the normalised map
         x = self.norm2(self.fc2(F.gelu(self.fc1(x)))).add_(x)
         return x if self.norm3 is None else self.norm3(x)
+
+    def _backend(self, qkv: Tensor) -> str:
+        return choose(qkv, heads=self.heads, window=self.window, shift=self.shift)
 
 
 class FoldedMerging(nn.Module):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from swinv2.config import Pair
-from swinv2.ops import matmul, reference, sdpa
+from swinv2.ops import matmul, reference, sdpa, triton
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "sdpa": sdpa, "matmul": matmul}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "sdpa": sdpa, "matmul": matmul, "triton": triton}
 
 
 def window_attention(
@@ -46,7 +46,7 @@ def window_attention(
         ValueError: an unknown back end, or a named one that cannot run this case, with its reason.
     """
     if backend is None:
-        backend = choose(qkv, window=window)
+        backend = choose(qkv, heads=heads, window=window, shift=shift)
     elif backend not in BACKENDS:
         raise ValueError(f"attention back end {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
     elif why := BACKENDS[backend].unsupported(qkv, heads=heads, window=window, shift=shift):
@@ -54,10 +54,22 @@ def window_attention(
     return BACKENDS[backend].attend(qkv, logit_scale, bias, heads=heads, window=window, shift=shift)
 
 
-def choose(qkv: Tensor, *, window: Pair) -> str:
-    """The back end that measured fastest in whole models (docs/log.md); all give the same result."""
-    if qkv.device.type != "cpu" or torch.jit.is_tracing():
+def choose(qkv: Tensor, *, heads: int, window: Pair, shift: Pair) -> str:
+    """The back end that is the fastest in whole models (docs/log.md, docs/gpu.md); all give the same result."""
+    if torch.jit.is_tracing():
         return "sdpa"
-    # On a CPU the fused kernel pays once the scores of one window outgrow the first-level caches.
-    small = window[0] * window[1] <= 144 or (qkv.dtype != torch.float32 and window[0] * window[1] <= 256)
-    return "matmul" if small else "sdpa"
+    if qkv.device.type != "cpu":
+        # An exported program may run where our kernels are not.
+        fused = qkv.is_cuda and not torch.compiler.is_exporting()
+        return (
+            "triton"
+            if fused and not triton.unsupported(qkv, heads=heads, window=window, shift=shift)
+            else "sdpa"
+        )
+    return "matmul" if prefers_products(qkv.dtype, window) else "sdpa"
+
+
+def prefers_products(dtype: torch.dtype, window: Pair) -> bool:
+    """On a CPU the fused kernel pays once the scores of one window outgrow the first-level caches."""
+    tokens = window[0] * window[1]
+    return tokens <= 144 or (dtype != torch.float32 and tokens <= 256)

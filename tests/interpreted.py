@@ -1,0 +1,16 @@
+"""Import this first: Triton's kernels then run on a CPU, in its interpreter, for the whole process.
+
+What Triton is imported for is decided once, so such tests have a process of their own (NATIVE in the Makefile).
+"""
+
+import os
+import sys
+
+import pytest
+
+if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("Triton is imported for GPUs already: run this file by itself", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip(
+    "triton", reason="there is no Triton for this system"
+)  # CPU builds of torch come without it

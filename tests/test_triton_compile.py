@@ -1,0 +1,75 @@
+"""Triton's kernels, compiled for GPUs that are not here: nothing is spilled or added by atomics."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton's interpreter is on: run this file by itself", allow_module_level=True)
+pytest.importorskip("triton", reason="there is no Triton for this system")
+
+from compiled import Compiled, compiled
+
+from swinv2.ops.triton import backward, forward, launch, small
+
+# map, window, shift: one tile and several, whole and ragged
+CASES = {
+    "window 8":                   (64, 8, 4),
+    "window 8, ragged":           (50, 8, 4),
+    "window 16":                  (64, 16, 8),
+    "window 12, ragged":          (50, 12, 6),
+    "window 7":                   (56, 7, 3),
+    "window 24":                  (96, 24, 12),
+}  # fmt: skip
+MAPS = {"qkv", "out", "grad", "dqkv"}
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have
+SOME = 16  # bytes: ptxas gives up a register or two where that lets one more program run at a time
+# In every run those that a training of the published models on an H200 takes; all of them in make test-slow.
+QUICK = [(case, torch.bfloat16, 90) for case in ("window 8", "window 16", "window 12, ragged")]
+ALL = [
+    (case, dtype, capability)
+    for case in CASES
+    for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    for capability in SHARED
+]
+EVERY = [
+    pytest.param(
+        *one, id=f"{one[0]}, {str(one[1])[6:]}, sm_{one[2]}", marks=() if one in QUICK else pytest.mark.slow
+    )
+    for one in ALL
+]
+
+
+def kernels(case: str, dtype: torch.dtype, capability: int) -> dict[str, Compiled]:
+    """All that launch.py would start for such a map with three heads of 32."""
+    size, window, shift = CASES[case]
+    qkv = torch.empty(1, size, size, 3 * 3 * 32, dtype=dtype, device="meta")
+    bias = torch.empty(3, window**2, window**2, device="meta")
+    windows = launch.Windows.of(qkv, 3, (window, window), (shift, shift))
+    forwards, backwards = (
+        windows.constants(bias, launch.tiles(table, dtype, (window, window)), dtype)
+        for table in (launch.FORWARD, launch.BACKWARD)
+    )
+    wanted = {forward.attend: forwards | {"KEEP_SUMS": True}}
+    if launch.is_one_tile((window, window), launch.tiles(launch.BACKWARD, dtype, (window, window))):
+        wanted[small.gradients] = backwards | {"OF_BIAS": True}
+    else:
+        wanted |= dict.fromkeys((backward.of_queries, backward.of_keys, backward.of_bias), backwards)
+    return {k.__name__: compiled(k, constants, MAPS, dtype, capability) for k, constants in wanted.items()}
+
+
+@pytest.mark.parametrize(("case", "dtype", "capability"), EVERY)
+def test_attention_spills_nothing_and_adds_nothing_by_atomics(case, dtype, capability):
+    for name, kernel in kernels(case, dtype, capability).items():
+        assert kernel.spilled <= SOME, (
+            f"{name} spills {kernel.spilled} bytes with {kernel.registers} registers"
+        )
+        assert kernel.shared <= SHARED[capability], name
+        assert not re.search(r"\b(atom|red)\.", kernel.ptx), "two programs would add in any order"
+        if dtype != torch.float32:
+            units = "wgmma" if capability == 90 else "mma.sync"
+            assert units in kernel.ptx, f"{name} has no products of matrices by tensor cores"
