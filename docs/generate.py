@@ -263,11 +263,12 @@ def formats_here() -> str:
     return "\n\n".join(filter(None, (where, table(head, rows), "\n".join(missing))))
 
 
-def engine() -> str:
-    """Every row of benchmarks/results/engine-cpu.json: the engine and its peers in one process."""
-    result = json.loads((RESULTS / "engine-cpu.json").read_text())
+def engine(file: str = "engine-cpu.json") -> str:
+    """Every row of a file of results: the engine and its peers in one process."""
+    result = json.loads((RESULTS / file).read_text())
     m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    where = f"{m['cpu']}, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
+    sets = sorted({row.get("instructions", m["isa"]) for row in result["rows"]})
+    where = f"{m['cpu']}, {', '.join(sets)}; {versions}; commit {result['commit']}, {result['date']}."
     peers = ("onnx", "openvino", "litert", "timm eager")
     rows = (
         [
@@ -388,6 +389,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8": int8,
     "exports": exports,
     "engine": engine,
+    "engine_amx": lambda: engine("engine-amx.json"),
     "engine_stages": engine_stages,
     "engine_products": engine_products,
     "engine_footprint": engine_footprint,
