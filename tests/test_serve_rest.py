@@ -17,6 +17,7 @@ import pytest
 import requests
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from serving import NAMES, PREPROCESS, picture, serving, write_model
 from tritonclient.utils import InferenceServerException
@@ -569,6 +570,12 @@ def test_of_several_files_a_broken_one_fails_alone(server, logits):
         every = dict(zip(NAMES, softmax(logits(seed))[0], strict=True))
         assert found == pytest.approx({name: every[name] for name in found}, rel=1e-4)
         assert [score["score"] for score in row["predictions"]] == sorted(found.values(), reverse=True)
+
+
+def test_a_picture_of_more_pixels_than_a_server_takes_is_refused_before_it_is_decoded(server):
+    data = io.BytesIO()
+    Image.new("1", (8000, 8001)).save(data, "PNG")  # 9 kB; `predict` takes it
+    refused(post(server, "/predict", data.getvalue()), 400, "the image has more than 64,000,000 pixels")
 
 
 def test_one_broken_picture_is_the_answer(server):

@@ -40,7 +40,9 @@ class ImageError(ValueError):
     """A picture that cannot be used: which one, and why."""
 
 
-def decode(source: Any, *, channels: int = 3, name: str | None = None) -> Image.Image:
+def decode(
+    source: Any, *, channels: int = 3, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Anything that shows a picture -> a Pillow image of mode RGB (channels=3) or L (channels=1).
 
     The first frame, upright (EXIF), 8 bit (16-bit values lose their low byte), transparency on white. Opaque
@@ -50,6 +52,7 @@ def decode(source: Any, *, channels: int = 3, name: str | None = None) -> Image.
         source: path, encoded bytes, Pillow image, or array: [H, W], [H, W, 3] or [H, W, 4], uint8 or
             float in [0, 1].
         name: what messages call the picture; default: the path.
+        max_pixels: of a larger one nothing is decoded; above the default Pillow refuses by itself.
 
     Raises:
         ImageError: not a picture, cut off, empty, or so large that it is refused before it is decoded.
@@ -64,14 +67,14 @@ def decode(source: Any, *, channels: int = 3, name: str | None = None) -> Image.
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             piped = not file.seekable()  # <(curl ...), /dev/stdin
-            return _decode_file(io.BytesIO(file.read()) if piped else file, mode, name)
+            return _decode_file(io.BytesIO(file.read()) if piped else file, mode, name, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode_file(io.BytesIO(source), mode, name)
+        return _decode_file(io.BytesIO(source), mode, name, max_pixels)
     if isinstance(source, np.ndarray):
         source = _from_array(source, name)
     if isinstance(source, Image.Image):
         with _reasons(name):
-            return _plain(source, mode, name)
+            return _plain(source, mode, name, max_pixels)
     kind = type(source).__name__
     raise TypeError(f"{name} is a {kind}; give a path, bytes, a Pillow image or a numpy array")
 
@@ -98,20 +101,20 @@ def name_of(source: Any) -> str:
     return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "the image"
 
 
-def refuse_size(size: tuple[int, int], name: str) -> None:
+def refuse_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
     """Raises ImageError where (width, height) is nothing, or too much to decode."""
     if not min(size):
         raise ImageError(f"{name} is {size[0]} x {size[1]} pixels; an image has at least one")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise _bomb(name)
+    if size[0] * size[1] > max_pixels:
+        raise _bomb(name, max_pixels)
 
 
-def _bomb(name: str) -> ImageError:
-    limit = f"more than {MAX_PIXELS:,} pixels"
+def _bomb(name: str, max_pixels: int = MAX_PIXELS) -> ImageError:
+    limit = f"more than {max_pixels:,} pixels"
     return ImageError(f"{name} has {limit}, which is refused before decoding; scale it down first")
 
 
-def _decode_file(file: IO[bytes], mode: str, name: str) -> Image.Image:
+def _decode_file(file: IO[bytes], mode: str, name: str, max_pixels: int) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     head = file.read(256).lower()
@@ -120,7 +123,7 @@ def _decode_file(file: IO[bytes], mode: str, name: str) -> Image.Image:
     with _reasons(name):
         try:
             with Image.open(file, formats=FORMATS) as opened:
-                return _plain(opened, mode, name)
+                return _plain(opened, mode, name, max_pixels)
         except UnidentifiedImageError:
             if head.startswith(_STARTS):
                 raise ImageError(f"{name} is cut off or damaged: its header cannot be read") from None
@@ -147,11 +150,11 @@ def _reasons(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is cut off or damaged: {reason}") from None
 
 
-def _plain(image: Image.Image, mode: str, name: str) -> Image.Image:
+def _plain(image: Image.Image, mode: str, name: str, max_pixels: int) -> Image.Image:
     """The first frame as it should be seen, in 8-bit RGB or L."""
     from PIL import Image
 
-    refuse_size(image.size, name)
+    refuse_size(image.size, name, max_pixels)
     image.load()
     turn = _turn(image)  # after load: Pillow turns TIFF pictures by itself there
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

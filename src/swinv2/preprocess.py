@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from swinv2.config import Pair, pair
-from swinv2.images import ImageError, array_of, decode, name_of, refuse_size
+from swinv2.images import MAX_PIXELS, ImageError, array_of, decode, name_of, refuse_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,14 +83,17 @@ class Preprocess:
         """Of the input tensor: 3 for colour, 1 for grey; other counts take arrays instead of pictures."""
         return len(self.mean)
 
-    def load(self, source: Any, *, name: str | None = None) -> np.ndarray:
+    def load(self, source: Any, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Whatever decode() takes -> float32 [C, H, W]: all that a model needs to know of a picture.
+
+        Args:
+            name, max_pixels: as decode() takes them.
 
         Raises:
             ImageError, OSError: as decode() does.
         """
         if self.channels in (1, 3):
-            return self(decode(source, channels=self.channels, name=name))
+            return self(decode(source, channels=self.channels, name=name, max_pixels=max_pixels))
         return self(array_of(source, self.channels, name or name_of(source)))
 
     def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:

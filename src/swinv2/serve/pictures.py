@@ -18,16 +18,25 @@ from swinv2.serve.settings import usable_cores
 
 
 class Decoders:
-    """Threads that decode; Pillow works outside of Python's lock, so that they use other cores."""
+    """Threads that decode; Pillow works outside of Python's lock, so that they use other cores.
 
-    def __init__(self, threads: int | None = None):
+    Args:
+        pixels: of larger pictures nothing is decoded.
+        threads: None for as many as there are cores.
+    """
+
+    def __init__(self, pixels: int, threads: int | None = None):
+        self._pixels = pixels
         self._pool = ThreadPoolExecutor(threads or len(usable_cores()), thread_name_prefix="swinv2-decode")
 
     async def load(
         self, pictures: Sequence[bytes], preprocess: Preprocess, names: Sequence[str]
     ) -> list[np.ndarray | ImageError]:
         """Encoded pictures -> float32 [C, H, W] each, or why it is none. Those that nobody waits for are left out."""
-        found = [self.call(_load, preprocess, data, name) for data, name in zip(pictures, names, strict=True)]
+        found = [
+            self.call(_load, preprocess, data, name, self._pixels)
+            for data, name in zip(pictures, names, strict=True)
+        ]
         return list(await asyncio.gather(*found))
 
     def call(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
@@ -39,9 +48,9 @@ class Decoders:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _load(preprocess: Preprocess, data: bytes, name: str) -> np.ndarray | ImageError:
+def _load(preprocess: Preprocess, data: bytes, name: str, pixels: int) -> np.ndarray | ImageError:
     try:
-        return preprocess.load(data, name=name)
+        return preprocess.load(data, name=name, max_pixels=pixels)
     except ImageError as error:
         return error
     except OSError as error:

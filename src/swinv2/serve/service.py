@@ -42,7 +42,7 @@ class Service:
         self.limits, self.access, self.metrics = limits, access, Metrics()
         self.budget = Budget(limits.bodies_bytes)
         self.repository = Repository(sources, compute=compute, batching=batching, metrics=self.metrics)
-        self.decoders = Decoders()
+        self.decoders = Decoders(limits.pixels)
         self._inference = Inference(self.decoders, limits)
         self._explaining = Explaining(limits.request_seconds)
         self.is_stopping = False

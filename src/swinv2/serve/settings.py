@@ -15,6 +15,7 @@ class Limits:
         bodies_bytes: of all requests that are being read or answered at one time.
         header_bytes: of the request line and all headers together.
         images: of one request.
+        pixels: of one encoded picture; decoding takes up to 10 bytes for each.
         calls: of gRPC that are received or answered at one time; probes are not counted.
         header_seconds, body_seconds: in which the headers and the body must have arrived.
         answer_seconds: in which a client must have taken an answer.
@@ -25,6 +26,7 @@ class Limits:
     bodies_bytes: int = 1 << 30
     header_bytes: int = 32 << 10
     images: int = 256
+    pixels: int = 64_000_000
     calls: int = 1024
     header_seconds: float = 10
     body_seconds: float = 60
