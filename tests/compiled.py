@@ -55,20 +55,8 @@ def compiled(
     return Compiled(made.asm["ptx"], *_resources(made.asm["ptx"]), made.metadata.shared)
 
 
-FLOATS = {
-    "scale",
-    "bias",
-    "sums",
-    "deltas",
-    "dscale",
-    "dbias",
-    "weight",
-    "keep",
-    "means",
-    "inverses",
-    "dweight",
-    "shift",
-}
+FLOATS = {"scale", "bias", "sums", "deltas", "dscale", "dbias"}
+FLOATS |= {"weight", "shift", "keep", "means", "inverses", "dweight", "dshift"}
 
 
 def _resources(ptx: str) -> tuple[int, int]:

@@ -84,14 +84,15 @@ def test_drop_path_rises_linearly_and_keeps_the_mean():
     rates = [block.drop_path for block in model.blocks()]
     assert rates == pytest.approx([0.2 * i / 11 for i in range(12)], abs=1e-7)
     torch.manual_seed(0)
-    dropped = add_branch(torch.zeros(20000, 1, 1, 2), torch.ones(20000, 1, 1, 2), 0.3)
+    plain = torch.nn.Identity()
+    dropped = add_branch(torch.zeros(20000, 1, 1, 2), torch.ones(20000, 1, 1, 2), plain, 0.3)
     assert dropped.mean().item() == pytest.approx(1, abs=0.03)
     assert ((dropped[..., 0] == 0) == (dropped[..., 1] == 0)).all()  # whole samples
     x, branch = torch.randn(2, 3, 2, 2, 4).unbind()
-    assert torch.equal(add_branch(x, branch, 0), x + branch)
+    assert torch.equal(add_branch(x, branch, plain, 0), x + branch)
     keep = torch.tensor([0.0, 1.25, 0.0])
-    assert torch.equal(add_branch(x, branch, 0.2, keep)[0], x[0])
-    torch.testing.assert_close(add_branch(x, branch, 0.2, keep)[1], x[1] + 1.25 * branch[1])
+    assert torch.equal(add_branch(x, branch, plain, 0.2, keep)[0], x[0])
+    torch.testing.assert_close(add_branch(x, branch, plain, 0.2, keep)[1], x[1] + 1.25 * branch[1])
 
 
 # -- the position bias ----------------------------------------------------------------------------------

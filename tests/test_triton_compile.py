@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="there is no Triton for this system")
 
 from compiled import Compiled, compiled
 
-from swinv2.ops.triton import backward, forward, launch, small
+from swinv2.ops.triton import backward, forward, launch, norm, norm_op, small
 
 # map, window, shift: one tile and several, whole and ragged
 CASES = {
@@ -73,3 +73,31 @@ def test_attention_spills_nothing_and_adds_nothing_by_atomics(case, dtype, capab
         if dtype != torch.float32:
             units = "wgmma" if capability == 90 else "mma.sync"
             assert units in kernel.ptx, f"{name} has no products of matrices by tensor cores"
+
+
+def test_a_map_that_is_one_window_of_one_head_compiles_too():
+    """Triton takes every number that is 1 for a constant."""
+    qkv = torch.empty(1, 8, 8, 3 * 32, dtype=torch.bfloat16, device="meta")
+    windows, bias = launch.Windows.of(qkv, 1, (8, 8), (0, 0)), torch.empty(1, 64, 64, device="meta")
+    ones = dict.fromkeys(("windows_down", "windows_across", "heads", "shift_down", "shift_right"), 1)
+    for table, kernel, own in (
+        (launch.FORWARD, forward.attend, {"KEEP_SUMS": False}),
+        (launch.BACKWARD, backward.of_queries, {}),
+        (launch.BACKWARD, backward.of_keys, {}),
+        (launch.BACKWARD, backward.of_bias, {"items": 1, "shares": 1}),
+        (launch.BACKWARD, small.gradients, {"items": 1, "shares": 1, "OF_BIAS": True}),
+    ):
+        constants = windows.constants(bias, launch.tiles(table, qkv.dtype, (8, 8)), qkv.dtype)
+        constants |= ones | own | {"REGIONS": True}
+        assert compiled(kernel, constants, MAPS, qkv.dtype, 90).spilled <= SOME
+
+
+@pytest.mark.parametrize("channels", [96, pytest.param(1536, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
+def test_norms_spill_nothing_and_add_nothing_by_atomics(channels, capability):
+    maps = {"x", "branch", "out", "grad", "dbranch"}
+    constants = norm_op.tile(channels) | {"DROPS": True, "num_stages": 1}
+    for kernel, own in ((norm.add, {"eps": 1e-5, "KEEP_SUMS": True}), (norm.of_branch, {})):
+        made = compiled(kernel, constants | own, maps, torch.bfloat16, capability)
+        assert made.spilled <= SOME, f"{kernel.__name__} spills {made.spilled} bytes"
+        assert not re.search(r"\b(atom|red)\.", made.ptx)

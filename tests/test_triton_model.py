@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import interpreted  # noqa: F401  first
 import pytest
 import torch
 from conftest import SMALL, randomized
 
-from swinv2 import ops
+from swinv2 import model, ops
 from swinv2.config import SwinV2Config
 from swinv2.fold import fold
 from swinv2.model import SwinV2
@@ -43,10 +44,10 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(ops, "choose", lambda *_, **__: "triton")
 
 
-def gradients(model: SwinV2, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    model(x).square().sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+def gradients(network: SwinV2, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    network(x).square().sum().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
@@ -60,11 +61,13 @@ def test_a_model_gives_the_logits_of_the_reference(shallow, size, launches):
     assert launches == ["attend"] * 5
 
 
-def test_a_model_has_the_gradients_of_the_reference(shallow, launches):
+def test_a_model_has_the_gradients_of_the_reference(shallow, launches, monkeypatch):
+    """With both kernels: window attention, and the end of a residual branch."""
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     shallow.train().backend = "reference"
     expected = gradients(shallow, x)
     shallow.backend = "triton"
+    monkeypatch.setattr(model, "add_norm", partial(model.add_norm, backend="triton"))
     found = gradients(shallow, x)
     assert launches == ["attend"] * 5 + ["gradients"] * 5
     assert found.keys() == expected.keys()

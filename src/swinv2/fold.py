@@ -27,6 +27,7 @@ from swinv2.model import (
 )
 from swinv2.ops import choose, prefers_products, window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
+from swinv2.ops.residual import add_norm
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
 
@@ -90,12 +91,19 @@ class FoldedBlock(nn.Module):
         attended = window_attention(
             qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift
         )
-        x = self.norm1(self.proj(attended)).add_(x)  # in place: nobody else reads the normalised map
-        x = self.norm2(self.fc2(F.gelu(self.fc1(x)))).add_(x)
+        x = _added(x, self.proj(attended), self.norm1)
+        x = _added(x, self.fc2(F.gelu(self.fc1(x))), self.norm2)
         return x if self.norm3 is None else self.norm3(x)
 
     def _backend(self, qkv: Tensor) -> str:
         return choose(qkv, heads=self.heads, window=self.window, shift=self.shift)
+
+
+def _added(x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """x + norm(branch)."""
+    if x.is_cuda:
+        return add_norm(x, branch, norm)
+    return norm(branch).add_(x)  # in place: nobody else reads the normalised map
 
 
 class FoldedMerging(nn.Module):

@@ -25,6 +25,7 @@ from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.linear import Linear, linear
 from swinv2.ops import window_attention
+from swinv2.ops.residual import add_norm
 
 CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
 
@@ -163,13 +164,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, backend: str | None = None) -> Tensor:
         attended = self.attn(x, stage, offsets, stage.shift_of(self.index), backend)
         first, second = (None, None) if self.keep is None else self.keep
-        x = add_branch(x, self.norm1(attended), self.drop_path if self.training else 0, first)
-        x = add_branch(x, self.norm2(self.mlp(x)), self.drop_path if self.training else 0, second)
+        x = add_branch(x, attended, self.norm1, self.drop_path if self.training else 0, first)
+        x = add_branch(x, self.mlp(x), self.norm2, self.drop_path if self.training else 0, second)
         return x if self.norm3 is None else self.norm3(x)
 
 
-def add_branch(x: Tensor, branch: Tensor, rate: float, keep: Tensor | None = None) -> Tensor:
-    """x + branch, leaving the branch out of whole samples and scaling it up in the others (stochastic depth).
+def add_branch(x: Tensor, branch: Tensor, norm: nn.Module, rate: float, keep: Tensor | None = None) -> Tensor:
+    """x + norm(branch), leaving the branch out of whole samples and scaling it up in the others (stochastic depth).
 
     Args:
         x, branch: [B, H, W, C].
@@ -177,10 +178,10 @@ def add_branch(x: Tensor, branch: Tensor, rate: float, keep: Tensor | None = Non
         keep: [B], 0 or 1 / (1 - rate), where it is drawn already.
     """
     if rate == 0:
-        return x + branch
+        return add_norm(x, branch, norm)
     if keep is None:
-        keep = branch.new_empty(branch.shape[0]).bernoulli_(1 - rate).div_(1 - rate)
-    return torch.addcmul(x, branch, keep.to(branch.dtype).view(-1, 1, 1, 1))
+        keep = x.new_empty(x.shape[0]).bernoulli_(1 - rate).div_(1 - rate)
+    return add_norm(x, branch, norm, keep)
 
 
 class PatchMerging(nn.Module):

@@ -33,16 +33,16 @@ def unsupported(qkv: Tensor, *, heads: int, window: Pair, shift: Pair) -> str | 
         return f"shift {shift} is not within the window {window}"
     if qkv.shape[1] * qkv.shape[2] * qkv.shape[3] >= 2**31:
         return "one image's map has 2^31 values or more"
-    return _refusal(qkv.device.type, qkv.device.index)
+    return refusal(qkv.device.type, qkv.device.index)
 
 
-def _refusal(device: str, index: int | None) -> str | None:
+def refusal(device: str, index: int | None) -> str | None:
     return _asked(device, index)
 
 
 # A compiler takes the answer as it is and looks no further. torch.compiler.assume_constant_result does no more, and
 # imports the whole compiler.
-_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
+refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache
@@ -58,7 +58,8 @@ def _asked(device: str, index: int | None) -> str | None:
         return "is not tested on GPUs of AMD"
     elif (has := torch.cuda.get_device_capability(index)) < CAPABILITY:
         return f"needs compute capability 8.0, and the device has {has[0]}.{has[1]}"
-    import swinv2.ops.triton.op  # noqa: F401  registers torch.ops.swinv2
+    import swinv2.ops.triton.norm_op
+    import swinv2.ops.triton.op  # noqa: F401  both register torch.ops.swinv2
 
     return None
 

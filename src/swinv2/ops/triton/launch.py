@@ -101,7 +101,7 @@ def attend(
     sums = scale.new_empty((windows.items, h, N) if keep_sums else (0,))
     sizes = tiles(FORWARD, qkv.dtype, windows.window)
     grid = (windows.items * h * triton.cdiv(N, sizes.queries),)
-    with _device_of(qkv):
+    with device_of(qkv):
         forward.attend[grid](
             qkv, scale, bias, out, sums, *windows.numbers(),
             KEEP_SUMS=keep_sums, **windows.constants(bias, sizes, qkv.dtype),
@@ -122,7 +122,7 @@ def gradients(
     numbers, constants = windows.numbers(), windows.constants(bias, sizes, qkv.dtype)
     dqkv = torch.empty_like(qkv)
     dbias = scale.new_empty((shares, *bias.shape) if of_bias else (0,))
-    with _device_of(qkv):
+    with device_of(qkv):
         if is_one_tile(windows.window, sizes):
             dscale = scale.new_empty(shares * groups, h)
             small.gradients[(shares * groups * h,)](
@@ -144,7 +144,7 @@ def gradients(
     return dqkv, dscale.sum(0), dbias.sum(0).to(bias.dtype) if of_bias else bias.new_empty(0)
 
 
-def _device_of(tensor: Tensor) -> AbstractContextManager:
+def device_of(tensor: Tensor) -> AbstractContextManager:
     return (
         torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
     )  # not cuda: Triton's interpreter
