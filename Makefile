@@ -1,5 +1,5 @@
 # make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize
-#      peers | browser | bench | docs | clean
+#      peers | browser | bench | bench-gpu | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ ENGINE := $(CURDIR)/build/engine
 test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
 test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers browser bench docs clean
+.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers browser bench bench-gpu docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
@@ -100,6 +100,9 @@ build/peers/.there: Makefile | .venv/bin/python
 bench: .venv/.test          ## ours against timm, transformers and torchvision, in interleaved runs
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
+
+bench-gpu: .venv/.test      ## the same on a CUDA device, and the kernels alone
+	benchmarks/gpu.sh
 
 docs: .venv/.test           ## write the generated tables of README and docs again
 	$(BIN)/python docs/generate.py

@@ -381,6 +381,77 @@ def measured_formats() -> dict:
     return json.loads(path.read_text()) if path.exists() else {"exports": [], "contenders": []}
 
 
+def gpu() -> str:
+    """The nine models that PaddleClas documents, from benchmarks/results/gpu.json; cells stay empty until measured."""
+    result = gpu_results()
+    best: dict[tuple[str, str, int], tuple[float, str]] = {
+        (row["model"], row["precision"], row["batch"]): (
+            row["median_ms"][row["ours"]],
+            row["images_per_second"],
+        )
+        for row in result["inference"]
+    }
+    rows = []
+    for name in PADDLE_SAYS:
+        cells = []
+        for precision in ("fp32", "bf16"):
+            for batch in (1, 4, 8):
+                found = best.get((name, precision, batch))
+                cells.append(f"{found[0]:.2f}" if found else "")
+            speeds = [speed for (model, p, _), (_, speed) in best.items() if (model, p) == (name, precision)]
+            cells.append(f"{max(speeds):,.0f}" if speeds else "")
+        rows.append((f"`{name}`", *cells))
+    columns = " | ".join(f"{p}: batch 1, ms | 4 | 8 | best images/s" for p in ("fp32", "bf16"))
+    return f"{where_of_gpu(result)}\n\n{table(f'model | {columns}', rows)}"
+
+
+def gpu_kernels() -> str:
+    """Window attention alone, forward / forward with backward, in ms; cells stay empty until measured."""
+    result = gpu_results()
+    labels, parts = ("eager", "sdpa", "compiled", "flex", "triton"), ("forward", "training")
+    rows = []
+    for row in result["kernels"]:
+        times = ([row[part]["median_ms"].get(label) for part in parts] for label in labels)
+        cells = (" / ".join(f"{t:.3g}" if t else "-" for t in both) for both in times)
+        share = " / ".join(f"{100 * (row[part]['of_product'] or 0):.0f} %" for part in parts)
+        rows.append((f"{row['name']}, {row['images']} images", *cells, share))
+    rows = rows or [("", *[""] * (len(labels) + 1))]
+    head = (
+        "window attention, bf16 | eager | SDPA | torch.compile | FlexAttention | Triton | of a large product"
+    )
+    return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
+
+
+def gpu_training() -> str:
+    """Steps of training on a GPU, images/s and peak memory; cells stay empty until measured."""
+    result = gpu_results()
+    labels = ("timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled")
+    rows: list[tuple[object, ...]] = []
+    for row in result["training"]:
+        figures = [row[what].get(label) for what in ("images_per_second", "peak_mb") for label in labels]
+        cells = (f"{figure:,.0f}" if figure else "-" for figure in figures)
+        rows.append((f"`{row['model']}`", row["image_size"], row["batch"], *cells))
+    rows = rows or [("", *[""] * (2 + 2 * len(labels)))]
+    head = " | ".join(["model | pixels | batch", *labels, *(f"MB: {label}" for label in labels)])
+    return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
+
+
+def gpu_results() -> dict:
+    path = RESULTS / "gpu.json"
+    return json.loads(path.read_text()) if path.exists() else {"kernels": [], "inference": [], "training": []}
+
+
+def where_of_gpu(result: dict) -> str:
+    if "machine" not in result:
+        return "Not measured yet."
+    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    ceilings = "a large product reaches {product_tflops:.0f} TFLOP/s, a copy {copy_tb_per_s:.1f} TB/s"
+    limits = ceilings.format(**result["ceilings"])
+    return (
+        f"{m['device']}, CUDA {m['cuda']}; {versions}; {limits}; commit {result['commit']}, {result['date']}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "costs": costs,
@@ -399,6 +470,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
     "formats_here": formats_here,
+    "gpu": gpu,
+    "gpu_kernels": gpu_kernels,
+    "gpu_training": gpu_training,
     "from_nothing": lambda: rule(rules.FROM_NOTHING),
 }
 

@@ -1,0 +1,39 @@
+"""The benchmark for a day with a GPU goes through everything without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+pytest.importorskip("triton", reason="there is no Triton for this system")
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
+    output = tmp_path / "gpu.json"
+    argv = [sys.executable, SCRIPT, "--dry-run", "--parts", "kernels", "inference", "training", "tiles"]
+    subprocess.run([*argv, "--output", output], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    result = json.loads(output.read_text())
+    assert result["skipped"] == []
+    (kernel,) = result["kernels"]
+    assert set(kernel["forward"]["median_ms"]) == {"eager", "sdpa", "compiled", "flex", "triton"}
+    assert {"eager", "sdpa", "compiled", "triton"} <= set(kernel["training"]["median_ms"])
+    for row in result["inference"]:
+        assert row["failed"] == {}
+        assert {"timm eager", "timm compiled", "transformers eager", "swinv2 folded"} <= set(row["median_ms"])
+    (steps,) = result["training"]
+    assert set(steps["median_ms"]) == {"timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled"}
+    assert all(row["failed"] == {} for row in result["tiles"])
+
+
+def test_without_a_device_it_says_what_can_be_done():
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert "no CUDA device here; --dry-run goes through everything on a CPU" in done.stderr
