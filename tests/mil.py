@@ -59,7 +59,8 @@ def constant(value: Any, weights: Any) -> Any:
         return tensor.strings.values[0]
     if which == "bytes":  # how small types travel
         return np.frombuffer(tensor.bytes.values, types[kind.dataType]).reshape(sizes)
-    return np.array(getattr(tensor, which).values).reshape(sizes)
+    values = np.array(getattr(tensor, which).values).reshape(sizes)
+    return values.astype(types[kind.dataType]) if which == "floats" else values  # Python has doubles only
 
 
 def conv(x, weight, bias, strides, pad_type, pad, dilations, groups):
