@@ -68,14 +68,20 @@ class GrpcClient:
 
 @dataclass
 class Load:
-    """What came of a load: answers per second, and the seconds that each of them took."""
+    """What came of a load: when answers came, and the seconds that each of them took."""
 
-    seconds: float = 0.0
+    moments: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+
+    def add(self, moment: float, latency: float) -> None:
+        self.moments.append(moment)
+        self.latencies.append(latency)
 
     @property
     def per_second(self) -> float:
-        return len(self.latencies) / self.seconds
+        """The slope of answers over time: answers come in batches, so that their number in a window says little."""
+        moments = sorted(self.moments)
+        return statistics.linear_regression(moments, range(len(moments))).slope
 
     def percentile(self, percent: int) -> float:
         """Seconds."""
@@ -96,13 +102,12 @@ async def saturate(
                 await ask(requests[i % len(requests)])
                 i += 1
                 now = time.perf_counter()
-                if count_from <= now < end:
-                    load.latencies.append(now - started)
+                if now >= count_from:
+                    load.add(now, now - started)
 
     async with asyncio.TaskGroup() as group:
         for number, client in enumerate(clients):
             group.create_task(ask_always(client, number))
-    load.seconds = end - count_from
     return load
 
 
@@ -113,14 +118,15 @@ async def at_rate(
 
     A latency counts from the time at which the request was due, so that a server that falls behind shows it.
     """
-    load = Load(seconds=seconds)
+    load = Load()
     due: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue()
 
     async def ask_when_due(client: HttpClient | GrpcClient) -> None:
         async with client as ask:
             while (order := await due.get()) is not None:
                 await ask(order[1])
-                load.latencies.append(time.perf_counter() - order[0])
+                now = time.perf_counter()
+                load.add(now, now - order[0])
 
     async with asyncio.TaskGroup() as group:
         for client in clients:

@@ -7,7 +7,7 @@ Three contenders compute with the engine on all cores: the bare runtime in this 
 pictures being decoded meanwhile), `swinv2 serve` over REST and gRPC, and LitServe. Both servers share the cores among 1
 worker and among 2. The clients (load.py) run in this process, on the cores that the server computes on. Every round
 gives each contender, kind of input and number of clients a turn; nothing is timed before its answers were compared with
-the runtime's. Medians over the rounds go to benchmarks/results/serving-cpu.json; docs/generate.py makes the tables
+the runtime's. Medians of the rounds go to benchmarks/results/serving-cpu.json; docs/generate.py makes the tables
 of docs/serve.md.
 """
 
@@ -28,7 +28,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -249,9 +249,10 @@ class Bare:
         return [self._pool.submit(load, file) for file in self._files[start : start + BATCH]]
 
     def per_second(self, kind: str, seconds: float) -> float:
-        end, images, number = time.perf_counter() + seconds, 0, 0
-        begin, coming = time.perf_counter(), self._decoded(0) if kind == "jpeg" else []
-        while time.perf_counter() < end:
+        coming = self._decoded(0) if kind == "jpeg" else []
+        wait(coming)
+        begin, images, number = time.perf_counter(), 0, 0
+        while time.perf_counter() < begin + seconds:
             if kind == "jpeg":
                 batch = np.stack([future.result() for future in coming])
                 coming = self._decoded(number + 1)
@@ -322,47 +323,43 @@ def run_precision(source: Path, precision: str, args: argparse.Namespace) -> lis
 
 
 def measure(bare: Bare, contenders: list[Contender], args: argparse.Namespace) -> list[dict]:
-    """Per input the bare runtime; per contender its speed by number of clients, and its latencies at half load."""
+    """Per input the bare runtime; per contender its speed by number of clients, and its latencies at half load.
+
+    Machines are faster and slower by the minute: each turn is compared with the bare runtime just before and after it.
+    """
     alone: dict[str, list[float]] = {kind: [] for kind in INPUTS}
     full: dict[tuple, list[float]] = {}
     half: dict[tuple, list[Load]] = {}
     for number in range(args.rounds):
         for kind in INPUTS:
-            alone[kind].append(bare.per_second(kind, args.seconds))
-            print(f"round {number + 1}, {kind}: bare {alone[kind][-1]:.1f}", flush=True)
+            print(f"round {number + 1}, {kind}", flush=True)
+            before = bare.per_second(kind, 1)
             for contender in contenders:
                 key = kind, contender.name, contender.workers
                 for clients in args.clients:
                     load = run(contender, kind, clients, args.seconds)
-                    full.setdefault((*key, clients), []).append(load.per_second)
-                    print(f"  {key[1:]} {clients}: {load.per_second / alone[kind][-1]:.2f}", flush=True)
-                load = run(contender, kind, max(args.clients), args.seconds, rate=alone[kind][-1] / 2)
-                half.setdefault(key, []).append(load)
+                    after = bare.per_second(kind, 1)
+                    full.setdefault((*key, clients), []).append(2 * load.per_second / (before + after))
+                    print(f"  {key[1:]} {clients}: {full[*key, clients][-1]:.2f} of {after:.1f}", flush=True)
+                    alone[kind].append(after)
+                    before = after
+                rate = statistics.median(alone[kind]) / 2
+                half.setdefault(key, []).append(run(contender, kind, max(args.clients), args.seconds, rate))
     rows: list[dict] = []
     for kind in INPUTS:
-        rows.append(
-            {"input": kind, "contender": "bare runtime", "per_second": statistics.median(alone[kind])}
-        )
+        speed = statistics.median(alone[kind])
+        rows.append({"input": kind, "contender": "bare runtime", "per_second": speed})
         for contender in contenders:
             key = kind, contender.name, contender.workers
-            row: dict = {
-                "input": kind,
-                "contender": contender.name,
-                "workers": contender.workers,
-                "clients": {},
+            shares = {str(clients): statistics.median(full[*key, clients]) for clients in args.clients}
+            percentiles = {
+                f"p{percent}_ms": 1000 * statistics.median(load.percentile(percent) for load in half[key])
+                for percent in (50, 99)
             }
-            for clients in args.clients:
-                speeds = full[*key, clients]
-                ratios = [speed / base for speed, base in zip(speeds, alone[kind], strict=True)]
-                row["clients"][str(clients)] = {
-                    "per_second": statistics.median(speeds), "of_bare": statistics.median(ratios),
-                }  # fmt: skip
-            row["half_load"] = {
-                "per_second": statistics.median(alone[kind]) / 2,
-                "p50_ms": 1000 * statistics.median(load.percentile(50) for load in half[key]),
-                "p99_ms": 1000 * statistics.median(load.percentile(99) for load in half[key]),
-            }
-            rows.append(row)
+            rows.append({
+                "input": kind, "contender": contender.name, "workers": contender.workers, "of_bare": shares,
+                "half_load": {"per_second": speed / 2, **percentiles},
+            })  # fmt: skip
     return rows
 
 

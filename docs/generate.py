@@ -354,13 +354,13 @@ def serving() -> str:
     result = json.loads((RESULTS / "serving-cpu.json").read_text())
     m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     where = f"{m['cpu']}, {m['threads']} cores, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
-    servers = [row for row in result["rows"] if "clients" in row]
-    counts = list(servers[0]["clients"])
-    alone = {(r["precision"], r["input"]): r["per_second"] for r in result["rows"] if "clients" not in r}
+    servers = [row for row in result["rows"] if "of_bare" in row]
+    counts = list(servers[0]["of_bare"])
+    alone = {(r["precision"], r["input"]): r["per_second"] for r in result["rows"] if "of_bare" not in r}
     rows = (
         [
             row["precision"], row["input"], f"{alone[row['precision'], row['input']]:.0f}", row["contender"],
-            row["workers"], *(f"{100 * row['clients'][count]['of_bare']:.0f} %" for count in counts),
+            row["workers"], *(f"{100 * row['of_bare'][count]:.0f} %" for count in counts),
             f"{row['half_load']['p50_ms']:.0f} / {row['half_load']['p99_ms']:.0f}",
         ]
         for row in servers
