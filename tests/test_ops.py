@@ -213,9 +213,12 @@ def on_gpu(dtype=torch.bfloat16, head_dim: int = 32) -> torch.Tensor:
         return torch.empty(2, 16, 16, 3 * head_dim, dtype=dtype, device="cuda")
 
 
-def test_a_gpu_computes_with_the_fused_kernel_where_that_can(monkeypatch):
+def test_a_gpu_computes_with_the_fused_kernel_where_that_can_and_somebody_says_so(monkeypatch):
     geometry = {"heads": 1, "window": (8, 8), "shift": (4, 4)}
     monkeypatch.setattr(triton, "refusal", lambda device, *_: None if device == "cuda" else "no GPU")
+    monkeypatch.setattr(triton, "IS_CHOSEN", False)
+    assert choose(on_gpu(), **geometry) == "sdpa", "no device has computed with it yet"
+    monkeypatch.setattr(triton, "IS_CHOSEN", True)
     assert choose(on_gpu(), **geometry) == "triton"
     assert choose(on_gpu(torch.float64), **geometry) == "sdpa"
     assert choose(on_gpu(head_dim=24), **geometry) == "sdpa"
@@ -224,6 +227,7 @@ def test_a_gpu_computes_with_the_fused_kernel_where_that_can(monkeypatch):
 
 
 def test_a_gpu_that_has_no_triton_computes_without(monkeypatch):
+    monkeypatch.setattr(triton, "IS_CHOSEN", True)
     monkeypatch.setattr(triton, "find_spec", lambda name: None)
     triton._asked.cache_clear()
     assert choose(on_gpu(), heads=1, window=(8, 8), shift=(4, 4)) == "sdpa"
@@ -232,6 +236,7 @@ def test_a_gpu_that_has_no_triton_computes_without(monkeypatch):
 
 
 def test_an_old_gpu_computes_without(monkeypatch):
+    monkeypatch.setattr(triton, "IS_CHOSEN", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     triton._asked.cache_clear()
     why = triton.unsupported(on_gpu(), heads=1, window=(8, 8), shift=(4, 4))

@@ -60,7 +60,7 @@ def choose(qkv: Tensor, *, heads: int, window: Pair, shift: Pair) -> str:
         return "sdpa"
     if qkv.device.type != "cpu":
         # An exported program may run where our kernels are not.
-        fused = qkv.is_cuda and not torch.compiler.is_exporting()
+        fused = triton.IS_CHOSEN and qkv.is_cuda and not torch.compiler.is_exporting()
         return (
             "triton"
             if fused and not triton.unsupported(qkv, heads=heads, window=window, shift=shift)

@@ -26,7 +26,7 @@ def add_norm(
     """
     if backend is None:
         by_itself = x.is_cuda and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-        backend = "triton" if by_itself and not unsupported(x, branch, norm) else "eager"
+        backend = "triton" if triton.IS_CHOSEN and by_itself and not unsupported(x, branch, norm) else "eager"
     if backend == "eager":
         branch = norm(branch)
         return (
