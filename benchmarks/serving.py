@@ -93,6 +93,18 @@ class Contender:
     address: str
     requests: dict[str, list[bytes]]
     logits: object  # bytes of an answer -> float32 [classes]
+    process: int = 0  # of a server that is stopped while others are measured: LitServe's idle workers poll
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        if not self.process:
+            yield
+            return
+        os.killpg(self.process, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.process, signal.SIGSTOP)
 
 
 def pictures() -> list[bytes]:
@@ -143,8 +155,8 @@ def swinv2_serving(source: Path, precision: str, workers: int) -> Iterator[dict[
 
 
 @contextlib.contextmanager
-def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[str]:
-    """LitServe with the same model; yields its address."""
+def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[tuple[str, int]]:
+    """LitServe with the same model; yields its address and its group of processes, stopped."""
     port, threads = free_port(), max(1, len(os.sched_getaffinity(0)) // workers)
     script = source.with_name("lit.py")
     script.write_text(
@@ -158,7 +170,8 @@ def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[str
     with subprocess.Popen(command, stdout=nothing, stderr=nothing, start_new_session=True) as process:
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)
-            yield f"http://127.0.0.1:{port}"
+            os.killpg(process.pid, signal.SIGSTOP)
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # its workers outlive it otherwise
 
@@ -274,26 +287,38 @@ def compare(contender: Contender, expected: np.ndarray) -> None:
                     error = np.abs(logits - expected[number]).max() / np.abs(expected[number]).max()
                     assert error <= TOLERANCE, f"{contender.name}, {kind} {number}: {error}"
 
-    asyncio.run(ask())
+    with contender.awake():
+        asyncio.run(ask())
 
 
 def run(contender: Contender, kind: str, clients: int, seconds: float, rate: float = 0) -> Load:
     made = [contender.client(contender.address) for _ in range(clients)]
     requests = contender.requests[kind]
-    if rate:
-        return asyncio.run(at_rate(made, requests, rate, seconds))
-    return asyncio.run(saturate(made, requests, seconds))
+    with contender.awake():
+        if rate:
+            return asyncio.run(at_rate(made, requests, rate, seconds))
+        return asyncio.run(saturate(made, requests, seconds))
 
 
-def contenders_of(places: dict[str, str], lit: str, workers: int, asked: dict[str, list]) -> list[Contender]:
+def contenders_of(
+    places: dict[str, str], lit: tuple[str, int], workers: int, asked: dict[str, list]
+) -> list[Contender]:
     ways = (
-        ("REST", HttpClient, places["http"], rest_request, rest_logits),
-        ("gRPC", GrpcClient, places["grpc"], grpc_request, grpc_logits),
-        ("LitServe", HttpClient, lit, lit_request, lit_logits),
+        ("REST", HttpClient, places["http"], rest_request, rest_logits, 0),
+        ("gRPC", GrpcClient, places["grpc"], grpc_request, grpc_logits, 0),
+        ("LitServe", HttpClient, lit[0], lit_request, lit_logits, lit[1]),
     )
     return [
-        Contender(name, workers, client, address, {k: [encode(t) for t in asked[k]] for k in INPUTS}, logits)
-        for name, client, address, encode, logits in ways
+        Contender(
+            name,
+            workers,
+            client,
+            address,
+            {k: [encode(t) for t in asked[k]] for k in INPUTS},
+            logits,
+            process,
+        )
+        for name, client, address, encode, logits, process in ways
         if address
     ]
 
@@ -310,11 +335,9 @@ def run_precision(source: Path, precision: str, args: argparse.Namespace) -> lis
         contenders = []
         for workers in args.workers:
             places = stack.enter_context(swinv2_serving(source, precision, workers))
-            lit = (
-                ""
-                if args.without_litserve
-                else stack.enter_context(litserve_serving(source, precision, workers))
-            )
+            lit = "", 0
+            if not args.without_litserve:
+                lit = stack.enter_context(litserve_serving(source, precision, workers))
             contenders += contenders_of(places, lit, workers, asked)
         for contender in contenders:
             compare(contender, expected)
