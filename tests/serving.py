@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,10 @@ from PIL import Image
 
 from swinv2 import artifact
 from swinv2.artifact import Record
+from swinv2.images import decode
 from swinv2.model import SwinV2
 from swinv2.preprocess import Preprocess
+from swinv2.runtimes import open_session
 
 NAMES = ("ape", "bee", "cow", "dog", "eel", "fox", "gnu")
 PREPROCESS = Preprocess(size=(64, 64), resize_to=73)
@@ -76,6 +78,30 @@ from swinv2.serve import settings
 settings.Limits = functools.partial(settings.Limits, **json.loads(sys.argv[1]))
 sys.exit(cli.main(sys.argv[2:]))
 """
+
+
+def pixels(*seeds: int) -> np.ndarray:
+    """Those pictures, prepared: float32 [N, 3, 64, 64]."""
+    return np.stack([PREPROCESS(decode(picture(seed))) for seed in seeds])
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    powers = np.exp(rows.astype(np.float64) - rows.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@contextmanager
+def answering(file: Path) -> Iterator[Callable[..., np.ndarray]]:
+    """Pictures, by their seeds -> logits, from a session without a server, one at a time."""
+    with open_session(file, threads=1) as session:
+        yield lambda *seeds: np.concatenate([session.run(pixels(seed)) for seed in seeds])
+
+
+def write_zoo(root: Path) -> Path:
+    """A folder of two models with versions."""
+    for name, version, seed in (("birds", 3, 1), ("cats", 1, 2)):
+        write_model(root / name / str(version) / "model.safetensors", seed=seed)
+    return root
 
 
 @contextmanager

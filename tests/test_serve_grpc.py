@@ -25,12 +25,11 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from serving import NAMES, PREPROCESS, picture, serving, write_model
+from serving import NAMES, answering, picture, pixels, serving, softmax, write_model, write_zoo
 from tritonclient.grpc import service_pb2 as proto
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from swinv2.images import decode
 from swinv2.runtimes import open_session
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # a batch may round its sums in another order
@@ -54,9 +53,7 @@ def server(file):
 @pytest.fixture(scope="module")
 def zoo(file, tmp_path_factory):
     """A folder of models that clients may load and unload, and a server that tells its services."""
-    root = tmp_path_factory.mktemp("zoo")
-    for name, version, seed in (("birds", 3, 1), ("cats", 1, 2)):
-        write_model(root / name / str(version) / "model.safetensors", seed=seed)
+    root = write_zoo(tmp_path_factory.mktemp("zoo"))
     with serving(
         root, "--control", "--reflection", "--look", "0", "--worker-threads", "--threads", "1"
     ) as running:
@@ -66,9 +63,8 @@ def zoo(file, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logits(file):
-    """Pictures, by their seed -> logits, from a session without a server."""
-    with open_session(file, threads=1) as session:
-        yield lambda *seeds: np.concatenate([session.run(pixels(seed)) for seed in seeds])
+    with answering(file) as logits:
+        yield logits
 
 
 @pytest.fixture
@@ -81,15 +77,6 @@ def client(server):
 def stub(server):
     with grpc.insecure_channel(server.grpc) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-def pixels(*seeds):
-    return np.stack([PREPROCESS(decode(picture(seed))) for seed in seeds])
-
-
-def softmax(rows):
-    powers = np.exp(rows.astype(np.float64) - rows.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def tensor(name, values):

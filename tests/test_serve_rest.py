@@ -19,7 +19,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from serving import NAMES, PREPROCESS, picture, serving, write_model
+from serving import NAMES, answering, picture, pixels, serving, softmax, write_model, write_zoo
 from tritonclient.utils import InferenceServerException
 
 from swinv2 import Predictor
@@ -45,9 +45,7 @@ def server(file):
 @pytest.fixture(scope="module")
 def zoo(file, tmp_path_factory):
     """A folder of two models that clients may load and unload."""
-    root = tmp_path_factory.mktemp("zoo")
-    for name, version, seed in (("birds", 3, 1), ("cats", 1, 2)):
-        write_model(root / name / str(version) / "model.safetensors", seed=seed)
+    root = write_zoo(tmp_path_factory.mktemp("zoo"))
     with serving(root, "--no-grpc", "--control", "--look", "0", "--worker-threads") as running:
         running.root = root
         yield running
@@ -55,24 +53,14 @@ def zoo(file, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logits(file):
-    """Pictures, by their seed -> logits, from a session without a server."""
-    with open_session(file, threads=1) as session:
-        yield lambda *seeds: np.concatenate([session.run(pixels(seed)) for seed in seeds])
+    with answering(file) as logits:
+        yield logits
 
 
 @pytest.fixture
 def client(server):
     with triton.InferenceServerClient(server.http.removeprefix("http://"), concurrency=2) as client:
         yield client
-
-
-def pixels(*seeds):
-    return np.stack([PREPROCESS(decode(picture(seed))) for seed in seeds])
-
-
-def softmax(rows):
-    powers = np.exp(rows.astype(np.float64) - rows.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def asked(kind, seeds, *, binary=True):
