@@ -25,7 +25,7 @@ from swinv2.model import (
     merge_patches,
     pad_to_multiple,
 )
-from swinv2.ops import choose, prefers_products, window_attention
+from swinv2.ops import choose, prefers_products, triton, window_attention
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.residual import add_norm
 from swinv2.ops.windows import is_masked, region_mask
@@ -101,7 +101,7 @@ class FoldedBlock(nn.Module):
 
 def _added(x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
     """x + norm(branch)."""
-    if x.is_cuda:
+    if triton.IS_CHOSEN and x.is_cuda:
         return add_norm(x, branch, norm)
     return norm(branch).add_(x)  # in place: nobody else reads the normalised map
 
