@@ -82,7 +82,7 @@ SANITIZED = cmake -S cpp -B build/sanitize-$(1) -G Ninja --log-level=WARNING -DC
 sanitize:                   ## the tests of cpp/ under the sanitizers of addresses, undefined behaviour and threads
 	@cpp/needs.sh "cmake ninja" cmake ninja-build
 	$(call SANITIZED,address,address$(comma)undefined)
-	$(call SANITIZED,thread,thread) -R "kernels|model"
+	$(call SANITIZED,thread,thread) -R "kernels|threads|model"
 
 browser:                    ## Chromium, for the tests of the pages that a server has; without it they say why they do not run
 	-@cpp/needs.sh chromium chromium

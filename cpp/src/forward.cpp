@@ -49,11 +49,6 @@ Operand take_operand(Arena& arena, Precision precision, int rows, int values) {
   return operand;
 }
 
-// Where a share of count things starts, for member of size members.
-int share(int count, int member, int size) {
-  return static_cast<int>(static_cast<int64_t>(count) * member / size);
-}
-
 }  // namespace
 
 struct Workspace {
@@ -258,6 +253,7 @@ void Network::block(const Block& block, const Stage& stage, int index, const flo
   unsigned char* memory = arena(zeros + static_cast<size_t>(members) * scratch +
                                 static_cast<size_t>(alone ? members : 1) * workspace);
   std::memset(memory, 0, zeros);
+  shares_.deal(windows, count);
   team_.run([&](int member) {
     unsigned char* mine = memory + zeros + static_cast<size_t>(member) * scratch;
     unsigned char* groups = memory + zeros + static_cast<size_t>(members) * scratch;
@@ -277,28 +273,31 @@ void Network::block(const Block& block, const Stage& stage, int index, const flo
                          alone ? 1 : members,
                          alone ? nullptr : &team_,
                          x};
-    const int first = alone ? share(windows, member, members) : 0,
-              last = alone ? share(windows, member + 1, members) : windows;
-    for (int i = first; i < last; i += count) pass.run(i, std::min(count, last - i));
+    if (alone) {
+      for (int64_t first, last; shares_.take(member, first, last);)
+        pass.run(static_cast<int>(first), static_cast<int>(last - first));
+    } else {
+      for (int i = 0; i < windows; i += count) pass.run(i, std::min(count, windows - i));
+    }
   });
 }
 
 // Rows of a map that a product makes of pieces of another: patches of pixels, neighbours of tokens.
 // gather(row, to): writes the values of a row.
 template <class Gather>
-static void project(const Kernels& k, Team& team, unsigned char* memory, size_t memory_of_member,
+static void project(const Kernels& k, Team& team, Shares& shares, unsigned char* memory, size_t memory_of_member,
                     const Linear& linear, const Norm& norm, int64_t rows, const Gather& gather, float* out) {
   const int in = linear.packed.in, outs = linear.packed.outs,
             padded = linear.packed.steps * values_of_step(linear.packed.precision);
+  shares.deal(rows, GROUP);
   team.run([&](int member) {
     Arena arena(memory + static_cast<size_t>(member) * memory_of_member);
     const Operand x = take_operand(arena, linear.packed.precision, GROUP, in);
     float* values = arena.take<float>(static_cast<size_t>(in));
     const size_t stride = float_stride(outs);
     float* y = arena.take<float>(GROUP * stride);
-    const int64_t first = rows * member / team.size(), last = rows * (member + 1) / team.size();
-    for (int64_t row = first; row < last; row += GROUP) {
-      const int count = static_cast<int>(std::min<int64_t>(GROUP, last - row));
+    for (int64_t row, last; shares.take(member, row, last);) {
+      const int count = static_cast<int>(last - row);
       for (int r = 0; r < count; r++) {
         if (x.precision == Precision::fp32) {  // is what it is made of
           gather(row + r, reinterpret_cast<float*>(x.data + static_cast<size_t>(r) * x.stride));
@@ -345,7 +344,7 @@ void Network::embed(const float* images, int batch, const Geometry& g, float* x)
       }
   };
   const size_t bytes = project_bytes(embed_);
-  project(kernels_, team_, arena(bytes * static_cast<size_t>(team_.size())), bytes, embed_, embed_norm_,
+  project(kernels_, team_, shares_, arena(bytes * static_cast<size_t>(team_.size())), bytes, embed_, embed_norm_,
           static_cast<int64_t>(batch) * grid.rows * grid.cols, gather, x);
 }
 
@@ -365,7 +364,7 @@ void Network::merge(const Layer& layer, const Stage& stage, int batch, const flo
     }
   };
   const size_t bytes = project_bytes(layer.reduction);
-  project(kernels_, team_, arena(bytes * static_cast<size_t>(team_.size())), bytes, layer.reduction,
+  project(kernels_, team_, shares_, arena(bytes * static_cast<size_t>(team_.size())), bytes, layer.reduction,
           layer.norm, static_cast<int64_t>(batch) * half.rows * half.cols, gather, out);
 }
 

@@ -65,7 +65,8 @@ Network::Network(const Artifact& artifact, const Kernels& kernels, Precision pre
       kernels_(kernels),
       precision_(precision),
       edge_precision_(precision != Precision::fp32 && kernels.bf16 ? Precision::bf16 : Precision::fp32),
-      team_(threads) {
+      team_(threads),
+      shares_(threads) {
   const int stages = static_cast<int>(config_.depths.size());
   for (int s = 0; s < stages; s++) {
     const int dim = config_.dim(s), head_dim = dim / config_.heads[static_cast<size_t>(s)];

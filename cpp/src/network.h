@@ -82,6 +82,7 @@ class Network {
   const Kernels& kernels_;
   Precision precision_, edge_precision_;  // edge: of the head and of attention; the patch embedding is fp32
   Team team_;
+  Shares shares_;
   Linear embed_, head_;
   Norm embed_norm_, norm_;
   std::vector<Layer> layers_;

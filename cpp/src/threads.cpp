@@ -196,6 +196,26 @@ void Team::meet() {
   if (workers_) workers_->meet();
 }
 
+void Shares::deal(int64_t count, int64_t piece) {
+  piece_ = piece;
+  for (int member = 0; member < members_; member++) {
+    next_[static_cast<size_t>(member)].place.store(share(count, member, members_), std::memory_order_relaxed);
+    next_[static_cast<size_t>(member)].end = share(count, member + 1, members_);
+  }
+}
+
+bool Shares::take(int member, int64_t& first, int64_t& last) {
+  for (int i = 0; i < members_; i++) {
+    Next& from = next_[static_cast<size_t>((member + i) % members_)];
+    if (from.place.load(std::memory_order_relaxed) >= from.end) continue;  // no write to a line of others
+    first = from.place.fetch_add(piece_, std::memory_order_relaxed);
+    if (first >= from.end) continue;  // another member was faster
+    last = std::min(first + piece_, from.end);
+    return true;
+  }
+  return false;
+}
+
 int processor_cores() {
   const int logical = std::max(1u, std::thread::hardware_concurrency());
 #if defined(__linux__)
