@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -75,6 +76,7 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
             if loading.done():
                 loading.result()
                 async with service.repository.watched(look):
+                    _settle()
                     ready(address)
                     await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             loading.cancel()
@@ -88,6 +90,13 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
         serving.result()  # where it ended by itself, why
 
 
+def _settle() -> None:
+    """What was loaded stays: it is not searched for garbage again, and requests, which leave little, more seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers: gRPC and the models have to hear of a signal too."""
 
@@ -98,7 +107,8 @@ class _Uvicorn(uvicorn.Server):
 
 def _config(guard: Guard, service: Service, place: Place) -> uvicorn.Config:
     return uvicorn.Config(
-        guard, http=http.protocol(service.limits, service.metrics), ws="none", lifespan="off", log_config=None,
+        guard, http=http.protocol(service.limits, service.metrics),  # type: ignore[arg-type]  # it only calls it
+        ws="none", lifespan="off", log_config=None,
         access_log=False, server_header=False, date_header=True, ssl_certfile=place.certificate or None,
         ssl_keyfile=place.key or None, timeout_keep_alive=75, backlog=BACKLOG,
     )  # fmt: skip
