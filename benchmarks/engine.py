@@ -268,7 +268,7 @@ def main() -> None:
             for threads in args.threads:
                 for batch in args.batches:
                     for precision in args.precisions:
-                        rounds = max(5, args.rounds // batch if batch > 1 else args.rounds)
+                        rounds = max(min(5, args.rounds), args.rounds // batch)
                         row = measure(
                             model, file, files, program, batch, precision, threads, rounds, args.instructions
                         )
