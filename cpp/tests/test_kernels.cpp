@@ -151,7 +151,7 @@ void test_products(const Kernels& k) {
     }
 }
 
-// Sums of int8 are exact, so sets that share their vectors give the same to the last bit, however they add.
+// Sums of int8 are exact, so all sets give the same to the last bit, however they multiply and add.
 void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
   for (int rows = 1; rows < 30; rows++)
     for (int in : {1, 4, 5, 12, 96, 100, 3072}) {
@@ -162,11 +162,13 @@ void test_int8_is_the_same(const Kernels& k, const Kernels& other) {
       const std::vector<float> w = normals(static_cast<size_t>(outs * in)),
                                b = normals(static_cast<size_t>(outs));
       const Matrix one(k, Precision::int8, w, b, outs, in), two(other, Precision::int8, w, b, outs, in);
-      const size_t stride = static_cast<size_t>(one.packed.panels * k.width);  // whole panels are written
+      const size_t stride = static_cast<size_t>(round_up(outs, 64));  // whole panels are written
       std::vector<float> mine(stride * static_cast<size_t>(rows)), theirs = mine;
       k.linear(floats(mine, stride), x.operand, rows, one.packed, 0, one.packed.panels);
       other.linear(floats(theirs, stride), x.operand, rows, two.packed, 0, two.packed.panels);
-      CHECK(mine == theirs, shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
+      for (int r = 0; r < rows; r++)
+        CHECK(!std::memcmp(&mine[r * stride], &theirs[r * stride], sizeof(float) * outs),
+              shape(k, 2, rows, outs, in) + " int8 is not that of " + other.name);
     }
 }
 
@@ -299,8 +301,7 @@ int main() {
     test_rows(*tables[i]);
     test_attention(*tables[i]);
     for (int j = 0; j < i; j++)
-      if (tables[i]->int8 && tables[j]->int8 && tables[i]->width == tables[j]->width)
-        test_int8_is_the_same(*tables[i], *tables[j]);
+      if (tables[i]->int8 && tables[j]->int8) test_int8_is_the_same(*tables[i], *tables[j]);
     std::printf("%s: tested\n", tables[i]->name);
   }
   return finish();

@@ -1,12 +1,14 @@
-// AVX2 with FMA.
+// AVX2 with FMA; int8 by products of 16 bits.
 
 #define SWINV2_SET avx2
 #define HAS_BF16 0
-#define HAS_INT8 0
+#define HAS_VNNI 0
 
 #include "avx2.h"
 
-#include "body.h"  // over what the one before defines
+#include "words.h"  // over avx2.h
+
+#include "body.h"  // over what the ones before define
 
 #include "attention.h"  // over body.h
 

@@ -1,4 +1,4 @@
-// Vectors of 8 floats in AVX2 with FMA; the files that include this choose the set with HAS_INT8.
+// Vectors of 8 floats in AVX2 with FMA; the files that include this choose the set with HAS_VNNI.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -7,7 +7,8 @@
 #define HAS_PERMUTED_GELU 0
 #define HAS_STORE_BY_FOUR 0
 #define HAS_TILES 0
-#define HAS_INT8_BLOCKS 0
+#define HAS_INT8 1
+#define HAS_INT8_BLOCKS !HAS_VNNI
 
 namespace swinv2 {
 namespace SWINV2_SET {
@@ -16,7 +17,7 @@ namespace {
 using V = __m256;
 using I = __m256i;
 constexpr int LANES = 8, COLUMNS = 2, ROWS = 6;  // 12 sums, 2 weights and 1 activation of 16 registers
-constexpr int OFFSET = 128;                      // of int8 weights (kernels.h)
+constexpr int OFFSET = HAS_VNNI ? 128 : 0;       // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return _mm256_loadu_ps(p); }
 inline V load_halves(const float* low, const float* high) {
@@ -74,8 +75,21 @@ inline void transpose(const V (&in)[8], V* out) {
   }
 }
 
-#if HAS_INT8
+#if HAS_VNNI
 inline I mac_int8(I sum, I x, I w) { return _mm256_dpbusd_avx_epi32(sum, w, x); }
+#else
+inline I even_words(I a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+inline I odd_words(I a) { return _mm256_srai_epi16(a, 8); }
+#if defined(__GNUC__)
+// GCC 12 would compute the products of many rows before it adds them, more than there are registers.
+inline I mac_words(I sum, I x, I w) {
+  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(x, w)));
+  return sum;
+}
+#else
+inline I mac_words(I sum, I x, I w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
+#endif
+inline void store_int(unsigned char* p, I a) { _mm256_store_si256(reinterpret_cast<I*>(p), a); }
 #endif
 inline I zero_int() { return _mm256_setzero_si256(); }
 inline I set_int(int x) { return _mm256_set1_epi32(x); }

@@ -2,7 +2,7 @@
 
 #define SWINV2_SET avx2_vnni
 #define HAS_BF16 0
-#define HAS_INT8 1
+#define HAS_VNNI 1
 
 #include "avx2.h"
 

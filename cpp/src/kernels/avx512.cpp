@@ -1,12 +1,14 @@
-// AVX-512 as in the first processors that had it.
+// AVX-512 as in the first processors that had it; int8 by products of 16 bits.
 
 #define SWINV2_SET avx512
 #define HAS_BF16 0
-#define HAS_INT8 0
+#define HAS_VNNI 0
 
 #include "avx512.h"
 
-#include "body.h"  // over what the one before defines
+#include "words.h"  // over avx512.h
+
+#include "body.h"  // over what the ones before define
 
 #include "attention.h"  // over body.h
 

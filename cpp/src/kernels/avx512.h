@@ -1,5 +1,5 @@
 // Vectors of 16 floats in AVX-512 (F, BW, DQ, VL); the files that include this choose the set with HAS_BF16,
-// HAS_INT8.
+// HAS_VNNI.
 #include <immintrin.h>
 
 #include "gelu.h"
@@ -8,7 +8,8 @@
 
 #define HAS_PERMUTED_GELU 1
 #define HAS_STORE_BY_FOUR 1
-#define HAS_INT8_BLOCKS 0
+#define HAS_INT8 1
+#define HAS_INT8_BLOCKS !HAS_VNNI
 #ifndef HAS_TILES
 #define HAS_TILES 0
 #endif
@@ -20,7 +21,7 @@ namespace {
 using V = __m512;
 using I = __m512i;
 constexpr int LANES = 16, COLUMNS = 2, ROWS = 14;  // 28 sums, 2 weights and 1 activation of 32 registers
-constexpr int OFFSET = HAS_TILES ? 0 : 128;        // of int8 weights (kernels.h)
+constexpr int OFFSET = HAS_VNNI && !HAS_TILES ? 128 : 0;  // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return _mm512_loadu_ps(p); }
 inline V load_halves(const float* low, const float* high) {
@@ -129,7 +130,7 @@ inline void store_pairs(unsigned char* p, const uint16_t* first, const uint16_t*
 }
 #endif
 
-#if HAS_INT8
+#if HAS_VNNI
 #if defined(__GNUC__)
 inline I mac_int8(I sum, I x,
                   I w) {  // GCC 12 copies and spills the sums around the intrinsic: a third of the speed
@@ -139,6 +140,19 @@ inline I mac_int8(I sum, I x,
 #else
 inline I mac_int8(I sum, I x, I w) { return _mm512_dpbusd_epi32(sum, w, x); }
 #endif
+#else
+inline I even_words(I a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+inline I odd_words(I a) { return _mm512_srai_epi16(a, 8); }
+#if defined(__GNUC__)
+// GCC 12 would compute the products of many rows before it adds them, more than there are registers.
+inline I mac_words(I sum, I x, I w) {
+  __asm__("vpaddd %1, %0, %0" : "+v"(sum) : "v"(_mm512_madd_epi16(x, w)));
+  return sum;
+}
+#else
+inline I mac_words(I sum, I x, I w) { return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)); }
+#endif
+inline void store_int(unsigned char* p, I a) { _mm512_store_si512(p, a); }
 #endif
 inline I zero_int() { return _mm512_setzero_si512(); }
 inline I set_int(int x) { return _mm512_set1_epi32(x); }
@@ -148,7 +162,6 @@ inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
 inline V to_float(I a) { return _mm512_cvtepi32_ps(a); }
-#if HAS_INT8
 // 64 values of at most 127 rounded to int8; their sums by four are added to sums.
 inline I store_int8_by_four(int8_t* p, V a, V b, V c, V d, I sums) {
   const I low = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
@@ -157,9 +170,13 @@ inline I store_int8_by_four(int8_t* p, V a, V b, V c, V d, I sums) {
       _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packs go by 128 bits
   const I bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
   _mm512_storeu_si512(p, bytes);
+#if HAS_VNNI
   return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
-}
+#else
+  const I pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), bytes);
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
+}
 // 16 values of at most 127 rounded to int8; returns them
 inline I store_int8(int8_t* p, V x) {
   const I whole = _mm512_cvtps_epi32(x);

@@ -2,7 +2,7 @@
 
 #define SWINV2_SET avx512_amx
 #define HAS_BF16 1
-#define HAS_INT8 1
+#define HAS_VNNI 1
 #define HAS_TILES 1
 #define FP32_KERNELS avx512_kernels()
 
