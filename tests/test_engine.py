@@ -6,8 +6,10 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -267,18 +269,33 @@ sys.exit(os.waitpid(child, 0)[1] or not same)
     assert done.returncode == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are kept by Linux")
-def test_more_threads_than_the_system_gives_are_refused(path):
-    """There is room for the stacks of some; those that were started have ended, and fewer still work."""
+# What leaves room for the stacks of some threads; what gives a user, who is not root, no thread beside the first.
+LIMITS_OF_THREADS = {
+    "stacks": """
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), hard))
+""",
+    "processes": """
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+if os.getuid() == 0:
+    os.setuid(65534)
+""",
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these limits are kept by Linux")
+@pytest.mark.parametrize("limit", LIMITS_OF_THREADS)
+def test_more_threads_than_the_system_gives_are_refused(path, limit):
+    """In one sentence; those that were started have ended, and one still works."""
     program = """
 import os, resource, sys, time
 import numpy as np
 from pathlib import Path
 from swinv2.runtimes import Unsupported
 from swinv2.runtimes.engine import EngineSession
-used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-_, hard = resource.getrlimit(resource.RLIMIT_AS)
-resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), hard))
+EngineSession(sys.argv[1], threads=1).close()  # loads all there is to load
+exec(sys.argv[2])
 before = len(os.listdir("/proc/self/task"))
 try:
     EngineSession(sys.argv[1], threads=1024)
@@ -288,12 +305,16 @@ for _ in range(500):  # the system lists a thread for a moment after its end
     if len(os.listdir("/proc/self/task")) > before:
         time.sleep(0.01)
 print(len(os.listdir("/proc/self/task")) - before)
-with EngineSession(sys.argv[1], threads=2) as session:
+with EngineSession(sys.argv[1], threads=1) as session:
     print(np.isfinite(session.run(np.ones((1, 3, 64, 64), np.float32))).all())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.fspath(path)], capture_output=True, text=True, timeout=60
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the folders of pytest are closed to whom the program becomes
+        model = shutil.copy(path, folder)
+        done = subprocess.run(
+            [sys.executable, "-c", program, model, LIMITS_OF_THREADS[limit]],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     refused, left, works = done.stdout.splitlines()
     sentence = r"the system gives no more than (\d+) threads, and 1024 were asked for; give fewer"

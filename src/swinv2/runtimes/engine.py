@@ -24,7 +24,7 @@ from ctypes import (
     c_size_t,
     c_void_p,
 )
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -104,10 +104,13 @@ class EngineSession(Session):
         model = c_void_p()
         settings = _settings(precision, threads, instructions)
         with ThreadPoolExecutor(1) as beside:  # the engine packs the weights while their hash is computed
-            verified = beside.submit(artifact.verify, path)
+            try:
+                verify = beside.submit(artifact.verify, path).result
+            except RuntimeError:  # the system gives no more threads
+                verify = partial(artifact.verify, path)
             status = self._engine.swinv2_open(os.fsencode(path), settings, byref(model))
         self._close: Callable[[], Any] = weakref.finalize(self, self._engine.swinv2_close, model)
-        verified.result()
+        verify()
         _check(self._engine, status)
         self._model: c_void_p | None = model
         info = self._engine.swinv2_describe(model).contents
