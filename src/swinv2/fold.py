@@ -39,6 +39,7 @@ def fold(
     *,
     image_size: int | Pair | None = None,
     dtype: torch.dtype | None = None,
+    backend: str | None = None,
 ) -> FoldedSwinV2:
     """An inference module with the model's weights and its constants for one image size.
 
@@ -46,6 +47,7 @@ def fold(
         image_size: pixels, one number or (height, width); default: that of the model's preprocessing, or config.
         dtype: of weights and activations; logit scale and position bias stay in float32 (float64 for float64).
             Default: the model's.
+        backend: of attention, by name (swinv2.ops); None chooses in every call.
 
     The model is not changed, and shares no storage with the result.
     """
@@ -53,7 +55,7 @@ def fold(
         image_size = model.record.preprocess.size if model.record else model.config.image_size
     dtype = dtype or model.norm.weight.dtype
     with torch.no_grad():
-        return FoldedSwinV2(model, pair(image_size), dtype).eval().requires_grad_(False)
+        return FoldedSwinV2(model, pair(image_size), dtype, backend).eval().requires_grad_(False)
 
 
 class FoldedBlock(nn.Module):
@@ -62,9 +64,11 @@ class FoldedBlock(nn.Module):
     logit_scale: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block, stage: Stage, offsets: Offsets, dtype: torch.dtype):
+    def __init__(
+        self, block: Block, stage: Stage, offsets: Offsets, dtype: torch.dtype, backend: str | None = None
+    ):
         super().__init__()
-        attn, self.heads = block.attn, stage.heads
+        attn, self.heads, self.backend = block.attn, stage.heads, backend
         self.window, self.shift = stage.window, stage.shift_of(block.index)
         self.qkv = _linear(attn.qkv.weight, attn.qkv_bias())
         self.proj = _linear(attn.proj.weight, attn.proj.bias)
@@ -73,7 +77,8 @@ class FoldedBlock(nn.Module):
         self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
         self.norm3 = None if block.norm3 is None else _norm(block.norm3)
         bias = attn.position_bias(offsets)
-        if is_masked(stage.grid, self.window, self.shift):
+        # Our kernel computes the mask where it is needed, and then one bias is enough for all windows.
+        if backend != "triton" and is_masked(stage.grid, self.window, self.shift):
             mask = region_mask(stage.grid, self.window, self.shift, dtype=bias.dtype, device=bias.device)
             bias = mask[:, None] + bias
         self.register_buffer("bias", bias)
@@ -89,14 +94,15 @@ class FoldedBlock(nn.Module):
         if self.rounded_bias is not None and self._backend(qkv) == "matmul":
             bias = self.rounded_bias
         attended = window_attention(
-            qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift
-        )
+            qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift,
+            backend=self.backend,
+        )  # fmt: skip
         x = _added(x, self.proj(attended), self.norm1)
         x = _added(x, self.fc2(F.gelu(self.fc1(x))), self.norm2)
         return x if self.norm3 is None else self.norm3(x)
 
     def _backend(self, qkv: Tensor) -> str:
-        return choose(qkv, heads=self.heads, window=self.window, shift=self.shift)
+        return self.backend or choose(qkv, heads=self.heads, window=self.window, shift=self.shift)
 
 
 def _added(x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -145,14 +151,14 @@ class FoldedStage(nn.Sequential):
 class FoldedSwinV2(nn.Module):
     """The network for one image size: [B, in_chans, height, width] -> logits [B, num_classes]; made by fold()."""
 
-    def __init__(self, model: SwinV2, image_size: Pair, dtype: torch.dtype):
+    def __init__(self, model: SwinV2, image_size: Pair, dtype: torch.dtype, backend: str | None = None):
         super().__init__()
         self.config, self.record, self.image_size = model.config, model.record, image_size
         self.stages = nn.ModuleList()
         for layer, stage in zip(model.layers, model.config.stages(*image_size), strict=True):
             offsets = Offsets.of(stage, model.norm.weight.detach())
             parts: list[nn.Module] = [FoldedPatchEmbed(model.patch_embed)] if stage.index == 0 else []
-            parts += [FoldedBlock(block, stage, offsets, dtype) for block in layer.blocks]  # type: ignore[union-attr]
+            parts += [FoldedBlock(block, stage, offsets, dtype, backend) for block in layer.blocks]  # type: ignore[union-attr]
             if layer.downsample is not None:
                 parts.append(FoldedMerging(layer.downsample))  # type: ignore[arg-type]
             self.stages.append(FoldedStage(stage, *parts))

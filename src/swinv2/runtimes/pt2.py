@@ -20,6 +20,7 @@ import torch
 
 from swinv2.artifact import ArtifactError
 from swinv2.fold import fold
+from swinv2.ops import choose
 from swinv2.runtimes import archive
 from swinv2.runtimes.archive import digest, read_record, write_record
 from swinv2.runtimes.base import Options, Session
@@ -57,13 +58,29 @@ def export(
 
 def program_of(model: SwinV2, dtype: torch.dtype, device: torch.device) -> torch.export.ExportedProgram:
     """The network as torch.export sees it, for any batch."""
-    folded = fold(model, dtype=dtype)
+    folded = fold(model, dtype=dtype, backend=kernels_of(model, dtype, device))
     network = InFloat32(folded, dtype).to(device).eval()
     example = torch.zeros(2, folded.config.in_chans, *folded.image_size, device=device)
     with torch.no_grad():
         return torch.export.export(
             network, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
+
+
+def kernels_of(model: SwinV2, dtype: torch.dtype, device: torch.device) -> str | None:
+    """ "triton" where our kernels shall be in the package, as somebody asked: model.backend, or SWINV2_TRITON=1 where
+    they can compute. While a network is exported nothing of the kind is chosen."""
+    if device.type != "cuda" or model.backend == "triton":
+        return model.backend if device.type == "cuda" else None
+    size = model.record.preprocess.size if model.record else model.config.image_size
+    chosen = {
+        choose(
+            torch.empty(1, *stage.grid, 3 * stage.dim, dtype=dtype, device=device),
+            heads=stage.heads, window=stage.window, shift=(0, 0),
+        )
+        for stage in model.config.stages(*size)
+    }  # fmt: skip
+    return "triton" if chosen == {"triton"} else None
 
 
 def needs(path: Path) -> list[str]:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.library import wrap_triton
 
 from swinv2.config import Pair
 from swinv2.ops.reference import REGION_PENALTY
-from swinv2.ops.triton import backward, forward, small
+from swinv2.ops.triton import backward, small
+from swinv2.ops.triton.forward import attend as attend_kernel
 from swinv2.ops.windows import padded
 
 PROGRAMS = 1024  # into which sums over all windows are divided, where there are as many of these
@@ -102,7 +104,8 @@ def attend(
     sizes = tiles(FORWARD, qkv.dtype, windows.window)
     grid = (windows.items * h * triton.cdiv(N, sizes.queries),)
     with device_of(qkv):
-        forward.attend[grid](
+        # By its name and wrapped, a compiler sees it; in the interpreter it is what it was.
+        wrap_triton(attend_kernel)[grid](
             qkv, scale, bias, out, sums, *windows.numbers(),
             KEEP_SUMS=keep_sums, **windows.constants(bias, sizes, qkv.dtype),
         )  # fmt: skip
@@ -145,6 +148,6 @@ def gradients(
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
-    return (
-        torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-    )  # not cuda: Triton's interpreter
+    """Triton launches on the current device. Not cuda: its interpreter; another type: a compiler, which sees to it."""
+    is_real = type(tensor) in (Tensor, torch.nn.Parameter)
+    return torch.cuda.device(tensor.device) if tensor.is_cuda and is_real else nullcontext()

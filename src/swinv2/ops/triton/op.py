@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from swinv2.ops.triton.launch import Windows, attend, gradients
+from swinv2.ops.triton.tiles import INTERPRETED
 from swinv2.ops.windows import padded
 
+# Compilers look into this one, and AOTInductor puts its kernel into packages. In the interpreter there is none to find.
+seen_by_compilers = torch.library.custom_op if INTERPRETED.value else torch.library.triton_op
 
-@torch.library.custom_op("swinv2::window_attention", mutates_args=())
+
+@seen_by_compilers("swinv2::window_attention", mutates_args=())
 def window_attention(
     qkv: Tensor, scale: Tensor, bias: Tensor, heads: int, window: list[int], shift: list[int], keep_sums: bool
 ) -> tuple[Tensor, Tensor]:

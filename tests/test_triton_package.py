@@ -1,0 +1,133 @@
+"""What compilers for GPUs get to see of window attention, by tensors that have shapes and devices and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton's interpreter is on: run this file by itself", allow_module_level=True)
+pytest.importorskip("triton", reason="there is no Triton for this system")
+
+import triton
+from conftest import SMALL, randomized
+from triton.backends.compiler import GPUTarget
+
+from swinv2 import ops
+from swinv2.config import SwinV2Config
+from swinv2.fold import fold
+from swinv2.model import SwinV2
+from swinv2.ops.triton import op  # noqa: F401  registers it
+from swinv2.ops.triton.forward import attend
+from swinv2.runtimes import pt2
+
+SHALLOW = SwinV2Config(**SMALL.to_dict() | {"depths": (2, 1, 1, 1)})  # one shifted block
+BLOCKS = 5
+
+
+class H200:
+    """As far as Triton asks a driver while it compiles."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Nothing of ours refuses, and Triton compiles for a device."""
+    monkeypatch.setattr(ops.triton, "refusal", lambda *_: None)
+    before = triton.runtime.driver._active
+    triton.runtime.driver.set_active(H200())
+    yield
+    triton.runtime.driver._active = before
+
+
+class AsTuple(nn.Module):
+    """A module that answers with a tuple, as AOTAutograd wants it."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.module(x),)
+
+
+def network_of(backend: str | None) -> nn.Module:
+    return fold(randomized(SwinV2(SHALLOW)).eval(), dtype=torch.bfloat16, backend=backend)
+
+
+def exported(network: nn.Module, mode: FakeTensorMode) -> tuple[torch.export.ExportedProgram, Tensor]:
+    """The network on a CUDA device that is not there, for any batch, and an example."""
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    fake = mode.from_tensor(tensor).detach().to("cuda")
+                    tensors[name] = nn.Parameter(fake, False) if tensors is module._parameters else fake
+    x = torch.empty(2, 3, 64, 64, device="cuda")
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    return torch.export.export(network, (x,), dynamic_shapes=shapes), x
+
+
+@torch.no_grad()
+def test_a_package_gets_the_kernels_themselves(on_a_gpu):
+    """AOTInductor could only call back into Python for an operator that it does not look into."""
+    from torch._functorch.aot_autograd import aot_export_module
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
+
+    network = network_of("triton")
+    with FakeTensorMode() as mode:
+        program, x = exported(network, mode)
+        graph = aot_export_module(AsTuple(program.module()), (x,), trace_joint=False)[0].graph
+    assert [str(node.target) for node in program.graph.nodes if "swinv2" in str(node.target)] == [
+        "swinv2.window_attention.default"
+    ] * BLOCKS
+    launches = [node for node in graph.nodes if node.target is triton_kernel_wrapper_functional]
+    assert not [node for node in graph.nodes if "swinv2" in str(node.target)]
+    assert len(launches) == BLOCKS
+    for node in launches:
+        kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+        assert getattr(kernel, "fn", kernel) is attend
+        assert node.kwargs["tensors_to_clone"] == ["out"]  # so much does Triton say is written
+    shifted = [node.kwargs["kwargs"]["REGIONS"] for node in launches]
+    assert shifted == [False, True, False, False, False]  # the mask is computed, not read
+
+
+@torch.no_grad()
+def test_an_export_has_them_where_somebody_asks(on_a_gpu, monkeypatch):
+    model = SwinV2(SHALLOW)
+    with FakeTensorMode():
+        for asked, chosen, wanted in (
+            (None, False, None),
+            ("triton", False, "triton"),
+            (None, True, "triton"),
+        ):
+            model.backend = asked
+            monkeypatch.setattr(ops.triton, "IS_CHOSEN", chosen)
+            assert pt2.kernels_of(model, torch.bfloat16, torch.device("cuda")) == wanted
+            assert pt2.kernels_of(model, torch.bfloat16, torch.device("cpu")) is None
+        assert pt2.kernels_of(model, torch.float64, torch.device("cuda")) is None  # which it cannot compute
+
+
+@torch.no_grad()
+def test_other_exports_have_none_of_our_operators(on_a_gpu, monkeypatch):
+    monkeypatch.setattr(ops.triton, "IS_CHOSEN", True)
+    network = network_of(None)
+    with FakeTensorMode() as mode:
+        program, _ = exported(network, mode)
+    assert not [node for node in program.graph.nodes if "swinv2" in str(node.target)]
+
+
+def test_a_compiler_that_keeps_what_it_made_knows_our_sources():
+    """It finds kernels by their names in the operator's functions; otherwise it would keep those of another version."""
+    from torch._library.triton import get_triton_kernels_for_op
+
+    assert get_triton_kernels_for_op("swinv2::window_attention") == [attend]
