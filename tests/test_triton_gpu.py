@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 from attention import CASES, assert_at_most_twice_eager, case, made, with_gradients
 from conftest import SMALL, randomized
 
+from swinv2.artifact import Record
 from swinv2.fold import fold
 from swinv2.model import SwinV2, create_model
 from swinv2.ops import choose, triton, window_attention
+from swinv2.preprocess import Preprocess
+from swinv2.runtimes import Options, pt2
+from swinv2.runtimes.graphs import SIZES
+from swinv2.runtimes.torch import TorchSession
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+
+
+def with_record() -> SwinV2:
+    model = randomized(SwinV2(SMALL)).eval()
+    model.record = Record(SMALL, Preprocess.official(64), tuple("abcdefg"))
+    return model
+
+
+def pictures(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, 3, 64, 64)).astype(np.float32)
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -75,6 +97,63 @@ def test_a_graph_of_cuda_replays_a_model():
         x.copy_(torch.randn_like(x))
         graph.replay()
         assert torch.equal(captured, model(x))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_session_answers_by_graphs_as_without(precision):
+    model = with_record()
+    exact = TorchSession(model, device="cuda", precision=precision, graphs=False)
+    limit = {"fp32": 1e-4, "bf16": 4e-2}[precision]
+    with TorchSession(model, device="cuda", precision=precision, graphs=True) as session:
+        for seed in range(4):  # as it is, recorded, and replayed
+            for n in (1, 5, 2, 9, 33):
+                x = pictures(n, seed)
+                wanted = exact.run(x)
+                assert abs(session.run(x) - wanted).max() <= limit * abs(wanted).max(), (n, seed)
+        assert session._graphs.recorded == [1, 2, 6, 12]
+
+
+def test_threads_share_a_session_with_graphs():
+    model = with_record()
+    with TorchSession(model, device="cuda", graphs=True) as session:
+        wanted = {n: session.run(pictures(n)) for n in range(1, 9)}
+
+        def work(turn: int) -> float:
+            n = 1 + turn % 8
+            return float(abs(session.run(pictures(n)) - wanted[n]).max() / abs(wanted[n]).max())
+
+        with ThreadPoolExecutor(4) as pool:
+            assert max(pool.map(work, range(200))) <= 1e-4
+
+
+def test_recordings_of_all_sizes_need_the_memory_of_the_largest():
+    session = TorchSession(with_record(), device="cuda", graphs=True)
+    held = {}
+    for sizes in ((32,), SIZES):
+        for n in sizes:
+            for _ in range(2):
+                session.run(pictures(n))
+        torch.cuda.synchronize()
+        held[len(sizes)] = torch.cuda.memory_allocated()
+    assert held[len(SIZES)] <= 1.5 * held[1]
+
+
+def test_a_package_computes_with_our_kernels_and_without_our_code(tmp_path):
+    model = with_record()
+    model.backend = "triton"
+    pt2.export(model, tmp_path / "model.pt2", Options(precision="bf16", device="cuda"))
+    with torch.inference_mode():
+        exact = model.cuda()(torch.from_numpy(pictures(3)).cuda()).cpu()
+    (tmp_path / "run.py").write_text(
+        "import sys; sys.modules['swinv2'] = None\n"
+        "import torch\n"
+        "model = torch._inductor.aoti_load_package('model.pt2')\n"
+        "torch.save(model(torch.load('x.pt').cuda()).cpu(), 'logits.pt')\n"
+    )
+    torch.save(torch.from_numpy(pictures(3)), tmp_path / "x.pt")
+    subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True)
+    found = torch.load(tmp_path / "logits.pt")
+    assert (found - exact).abs().max() <= 8e-2 * exact.abs().max()
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])

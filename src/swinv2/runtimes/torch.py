@@ -13,20 +13,30 @@ from swinv2.checkpoints import load
 from swinv2.fold import fold
 from swinv2.model import CACHED_VALUES, SwinV2
 from swinv2.runtimes.base import Session
+from swinv2.runtimes.graphs import CudaRecorder, Graphs
 
+VARIABLE = (
+    "SWINV2_CUDA_GRAPHS"  # 1: small batches run as CUDA graphs; no device has shown yet what that gains
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchSession(Session):
     """A model that is already in memory, folded for the size of its preprocessing.
 
+    Args:
+        graphs: whether small batches run as CUDA graphs (graphs.py); None asks SWINV2_CUDA_GRAPHS, and then no
+            device but a CUDA one takes it for a yes.
+
     Raises:
-        ValueError: the model has no record, or the device is not there.
+        ValueError: the model has no record, or the device is not there, or has no graphs.
     """
 
     runtime = "torch"
 
-    def __init__(self, model: SwinV2, *, device: str = "auto", precision: str = "auto"):
+    def __init__(
+        self, model: SwinV2, *, device: str = "auto", precision: str = "auto", graphs: bool | None = None
+    ):
         if model.record is None:
             raise ValueError("the model has no record (preprocessing, class names); set model.record first")
         precision = "fp32" if precision == "auto" else precision
@@ -35,13 +45,24 @@ class TorchSession(Session):
         self.record, self.precision = model.record, precision
         self.device = fastest_device() if device == "auto" else device
         size, dtype = self.record.preprocess.size, DTYPES[precision]
+        on_cuda = torch.device(self.device).type == "cuda"
+        if graphs and not on_cuda:
+            raise ValueError(f"graphs are of CUDA devices, and the device is {self.device}; leave graphs out")
         self._network = fold(model, image_size=size, dtype=dtype).to(self.device)
+        wanted = graphs or (graphs is None and on_cuda and os.environ.get(VARIABLE) == "1")
+        self._graphs = Graphs(self._network, CudaRecorder(self.device)) if wanted else None
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> np.ndarray:
         self.check(images)
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        return self._network(x).float().cpu().numpy()
+        x = torch.from_numpy(np.ascontiguousarray(images))
+        if self._graphs is not None:
+            return self._graphs.run(x, self.device).numpy()
+        return self._network(x.to(self.device)).float().cpu().numpy()
+
+    def close(self) -> None:
+        if self._graphs is not None:
+            self._graphs.forget()
 
 
 class InFloat32(nn.Module):
