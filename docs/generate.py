@@ -263,12 +263,16 @@ def formats_here() -> str:
     return "\n\n".join(filter(None, (where, table(head, rows), "\n".join(missing))))
 
 
-def engine(file: str = "engine-cpu.json") -> str:
-    """Every row of a file of results: the engine and its peers in one process."""
-    result = json.loads((RESULTS / file).read_text())
-    m, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    sets = sorted({row.get("instructions", m["isa"]) for row in result["rows"]})
-    where = f"{m['cpu']}, {', '.join(sets)}; {versions}; commit {result['commit']}, {result['date']}."
+def engine(*files: str) -> str:
+    """Every row of files of results, all from one machine: the engine and its peers in one process."""
+    results = [json.loads((RESULTS / file).read_text()) for file in files]
+    m, versions = results[0]["machine"], results[0]["versions"]
+    assert all((result["machine"], result["versions"]) == (m, versions) for result in results)
+    measured = [row for result in results for row in result["rows"]]
+    sets = sorted({row.get("instructions", m["isa"]) for row in measured})
+    commits = dict.fromkeys(f"commit {result['commit']}, {result['date']}" for result in results)
+    libraries = ", ".join(f"{library} {version}" for library, version in versions.items())
+    where = f"{m['cpu']}, {', '.join(sets)}; {libraries}; {'; '.join(commits)}."
     peers = ("onnx", "openvino", "litert", "timm eager")
     rows = (
         [
@@ -277,7 +281,7 @@ def engine(file: str = "engine-cpu.json") -> str:
             f"{row['speedup']:.2f} ({row['speedup_quartiles'][0]:.2f} to {row['speedup_quartiles'][2]:.2f})",
             f"{row['goal']:.2f}", f"{100 * row['ceiling_share']:.0f} %", f"{100 * row['ceiling_goal']:.0f} %",
         ]
-        for row in result["rows"]
+        for row in measured
     )  # fmt: skip
     head = (
         "model | precision | batch | threads | ms: engine | ONNX Runtime | OpenVINO | LiteRT | timm eager | "
@@ -459,8 +463,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "int8": int8,
     "exports": exports,
-    "engine": engine,
-    "engine_amx": lambda: engine("engine-amx.json"),
+    "engine": lambda: engine("engine-cpu.json"),
+    "engine_amx": lambda: engine("engine-amx.json", "engine-amx-base.json", "engine-amx-large.json"),
     "engine_stages": engine_stages,
     "engine_products": engine_products,
     "engine_footprint": engine_footprint,
