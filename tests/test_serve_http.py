@@ -96,7 +96,7 @@ def test_a_body_that_comes_in_pieces_is_handed_on_in_one():
     with_server(check)
 
 
-@pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 5 * MIB])
+@pytest.mark.parametrize("size", [0, 1, http.GATHERED, http.GATHERED + 1, 3 * http.GATHERED])
 def test_a_body_of_any_size_arrives_whole(size):
     body = os.urandom(size)
 
@@ -107,7 +107,7 @@ def test_a_body_of_any_size_arrives_whole(size):
             await one.answer()
         pieces = application.pieces["/a"]
         assert b"".join(pieces) == body
-        assert len(pieces) == 1 or size > MIB
+        assert len(pieces) == 1 or size > http.GATHERED
 
     with_server(check)
 

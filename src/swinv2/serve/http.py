@@ -20,7 +20,7 @@ from swinv2.serve.metrics import Metrics
 from swinv2.serve.settings import Limits
 
 READ = 1 << 20  # bytes that a connection reads at a time
-GATHERED = 1 << 20  # of a body, before they are handed on: every time wakes the application
+GATHERED = 8 << 20  # of a body, before they are handed on: every time wakes the application
 ALL_GATHERED = 64 << 20  # of all connections; nobody has counted them yet
 WAITING = 32  # requests of one connection that may wait for the answers of earlier ones; few clients send any
 REFUSAL = (

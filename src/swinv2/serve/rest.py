@@ -106,7 +106,7 @@ def _models(app: FastAPI, service: Service) -> None:
 
 def _inference(app: FastAPI, service: Service) -> None:
     async def answer(request: Request, name: str, version: str = "") -> Response:
-        body, fields = await request.body(), request.headers
+        body, fields = await _body(request), request.headers
         _refuse_type(fields.get("content-type", ""), ("application/json", "application/octet-stream"))
         header_length = fields.get(wire.HEADER)
         if wire.is_large(body, header_length):
@@ -133,7 +133,7 @@ def _repository(app: FastAPI, service: Service) -> None:
     @app.post("/v2/repository/index", tags=["repository"], summary="All models and versions", **schema.INDEX)
     async def index(request: Request) -> list[dict[str, str]]:
         service.check_control()
-        body = await request.body()
+        body = await _body(request)
         only_ready = wire.flag(wire.parse_json(body), "ready", False) if body else False
         return [row for row in service.repository.index() if row["state"] == "READY" or not only_ready]
 
@@ -146,7 +146,7 @@ def _repository(app: FastAPI, service: Service) -> None:
     )
     async def load(request: Request, name: str) -> Response:
         service.check_control()
-        wire.parse_options(await request.body())
+        wire.parse_options(await _body(request))
         await service.repository.load(name)
         return Response()
 
@@ -159,7 +159,7 @@ def _repository(app: FastAPI, service: Service) -> None:
     )
     async def unload(request: Request, name: str) -> Response:
         service.check_control()
-        wire.parse_options(await request.body(), "unload_dependents")  # there are none
+        wire.parse_options(await _body(request), "unload_dependents")  # there are none
         await service.repository.unload(name)
         return Response()
 
@@ -220,11 +220,19 @@ def _people(app: FastAPI, service: Service) -> None:
         return _file(name, PAGE[name])
 
 
+async def _body(request: Request) -> bytes:
+    """The body as it is: the guard hands it over in one message, and Starlette would copy it."""
+    message = await request.receive()
+    assert not message.get("more_body")
+    body: bytes = message["body"]
+    return body
+
+
 async def _pictures(request: Request, service: Service) -> list[tuple[str, bytes]]:
     """The pictures of a request: its body, or the files of a form."""
     kind = request.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
-        body = await request.body()
+        body = await _body(request)
         return [("the image", body)] if body else []
     found: list[tuple[str, bytes]] = []
     async with request.form(max_files=service.limits.images, max_fields=16) as form:
