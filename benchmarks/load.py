@@ -89,11 +89,15 @@ class Load:
 
 
 async def saturate(
-    clients: Sequence[HttpClient | GrpcClient], requests: Sequence[bytes], seconds: float
+    clients: Sequence[HttpClient | GrpcClient],
+    requests: Sequence[bytes],
+    seconds: float,
+    *,
+    skip: float = 0.2,
 ) -> Load:
-    """Every client asks again as soon as it has its answer. The first fifth of the time is not counted."""
+    """Every client asks again as soon as it has its answer. skip: the part of the time at first that is not counted."""
     load, begin = Load(), time.perf_counter()
-    count_from, end = begin + seconds / 5, begin + seconds
+    count_from, end = begin + seconds * skip, begin + seconds
 
     async def ask_always(client: HttpClient | GrpcClient, first: int) -> None:
         i = first

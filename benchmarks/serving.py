@@ -7,8 +7,9 @@ Three contenders compute with the engine on all cores: the bare runtime in this 
 pictures being decoded meanwhile), `swinv2 serve` over REST and gRPC, and LitServe. Both servers share the cores among 1
 worker and among 2. The clients (load.py) run in this process, on the cores that the server computes on. Every round
 gives each contender, kind of input and number of clients a turn; nothing is timed before its answers were compared with
-the runtime's. Medians of the rounds go to benchmarks/results/serving-cpu.json; docs/generate.py makes the tables
-of docs/serve.md.
+the runtime's. Beside them stands what the transport costs: the processor time of clients and of a server that takes the
+same requests and throws them away; no server on these cores can give more than what that leaves of the bare runtime.
+Medians of the rounds go to benchmarks/results/serving-cpu.json; docs/generate.py makes the tables of docs/serve.md.
 """
 
 from __future__ import annotations
@@ -80,6 +81,36 @@ class Api(litserve.LitAPI):
 
     def encode_response(self, output):
         return {"logits": output.tolist()}
+"""
+
+TRANSPORT = """
+import asyncio, uvloop
+memory = memoryview(bytearray(1 << 20))
+
+class Sink(asyncio.BufferedProtocol):
+    left = 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return memory
+
+    def buffer_updated(self, nbytes):
+        if not self.left:
+            head = bytes(memory[:4096])
+            length = head.lower().split(b"content-length: ")[1].split(b"\\r\\n")[0]
+            self.left = head.index(b"\\r\\n\\r\\n") + 4 + int(length)
+        self.left -= nbytes
+        if not self.left:
+            self.transport.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n")
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+uvloop.run(main())
 """
 
 
@@ -174,6 +205,28 @@ def litserve_serving(source: Path, precision: str, workers: int) -> Iterator[tup
             yield f"http://127.0.0.1:{port}", process.pid
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # its workers outlive it otherwise
+
+
+def transport_ms(requests: list[bytes], clients: int, seconds: float) -> float:
+    """Milliseconds of processor time that a request takes to arrive: of its client, the kernel and who reads it."""
+    with subprocess.Popen([sys.executable, "-c", TRANSPORT], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            before = time.process_time() + processor_seconds(process.pid)
+            load = asyncio.run(
+                saturate([HttpClient(address) for _ in range(clients)], requests, seconds, skip=0)
+            )
+            taken = time.process_time() + processor_seconds(process.pid) - before
+        finally:
+            process.kill()
+    return 1000 * taken / len(load.moments)
+
+
+def processor_seconds(pid: int) -> float:
+    """That a process has taken until now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for(address: str, process: subprocess.Popen) -> None:
@@ -372,6 +425,12 @@ def measure(bare: Bare, contenders: list[Contender], args: argparse.Namespace) -
     for kind in INPUTS:
         speed = statistics.median(alone[kind])
         rows.append({"input": kind, "contender": "bare runtime", "per_second": speed})
+        arriving = transport_ms(contenders[0].requests[kind], max(args.clients), args.seconds)
+        computing = 1000 * len(os.sched_getaffinity(0)) / speed
+        rows.append({
+            "input": kind, "contender": "transport", "processor_ms": arriving,
+            "of_bare_at_most": computing / (computing + arriving),
+        })  # fmt: skip
         for contender in contenders:
             key = kind, contender.name, contender.workers
             shares = {str(clients): statistics.median(full[*key, clients]) for clients in args.clients}

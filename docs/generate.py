@@ -360,7 +360,7 @@ def serving() -> str:
     where = f"{m['cpu']}, {m['threads']} cores, {m['isa']}; {versions}; commit {result['commit']}, {result['date']}."
     servers = [row for row in result["rows"] if "of_bare" in row]
     counts = list(servers[0]["of_bare"])
-    alone = {(r["precision"], r["input"]): r["per_second"] for r in result["rows"] if "of_bare" not in r}
+    alone = {(r["precision"], r["input"]): r["per_second"] for r in result["rows"] if "per_second" in r}
     rows = (
         [
             row["precision"], row["input"], f"{alone[row['precision'], row['input']]:.0f}", row["contender"],
@@ -369,9 +369,15 @@ def serving() -> str:
         ]
         for row in servers
     )  # fmt: skip
+    transport = {
+        row["input"]: f"{row['input']} {row['processor_ms']:.2f} ms"
+        for row in result["rows"]
+        if "processor_ms" in row
+    }
+    costs = f"Processor time until one request has arrived: {', '.join(transport.values())}."
     clients = " | ".join(f"{count} client{'s' * (count != '1')}" for count in counts)
     head = f"precision | input | bare: images/s | server | workers | {clients} | half load: p50 / p99 ms"
-    return f"{where}\n\n{table(head, rows)}"
+    return "\n\n".join([where, *([costs] if transport else []), table(head, rows)])
 
 
 def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
