@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_timing import Runs, checked, interleaved, medians, peak_mb, spreads
+from gpu_timing import Runs, checked, interleaved, medians, peak_mb, reason, spreads
 from inference import contenders
 from torch import Tensor, nn
 from training import CLASSES, build
@@ -52,7 +52,7 @@ def inference(
         x = torch.randn(batch, 3, height, width, device=device)
         runs: Runs = {label: lambda call=call, x=x: call(x) for label, call in calls.items()}
         if device.type == "cuda" and "swinv2 folded" in calls:
-            runs["swinv2 folded, graph"] = captured(calls["swinv2 folded"], x)
+            runs["swinv2 folded, graph"] = captured(lambda x=x: calls["swinv2 folded"](x))
         times, refused = interleaved(runs, device, rounds)
         found = medians(times)
         best = min((ms, label) for label, ms in found.items() if label.startswith("swinv2"))
@@ -94,16 +94,17 @@ def autocast(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
         return model(x)
 
 
-def captured(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Any]:
-    """The call on x as a CUDA graph."""
+def captured(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The run as a CUDA graph."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            call(x)
+            run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call(x)
+    with torch.cuda.graph(graph, stream=stream):
+        run()
     return graph.replay
 
 
@@ -114,23 +115,32 @@ def training(
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
     runs: Runs = {}
+    failures: dict[str, str] = {}
     for library in ("timm", "swinv2"):
         for how in ("eager", "compiled"):
             model = build(library, name, size, 0.2).to(device)
             network = torch.compile(model, **compiler) if how == "compiled" else model
             runs[f"{library} {how}"] = stepper(network, images, labels)
+    if device.type == "cuda":
+        model = build("swinv2", name, size, 0.2).to(device)
+        try:
+            runs["swinv2 graph"] = captured(stepper(model, images, labels))
+        except RuntimeError as error:
+            failures["swinv2 graph"] = reason(error)
     times, failed = interleaved(runs, device, rounds)
     found = medians(times)
     return [{
         "model": name, "image_size": size, "batch": batch, "precision": "bf16", "rounds": rounds, "median_ms": found,
-        "quartiles_ms": spreads(times), "failed": failed,
+        "quartiles_ms": spreads(times), "failed": failed | failures,
         "images_per_second": {label: round(1000 * batch / ms, 1) for label, ms in found.items()},
         "peak_mb": {label: peak_mb(runs[label], device) for label in found},
     }]  # fmt: skip
 
 
 def stepper(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-5, weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), 1e-5, weight_decay=0.05, fused=True, capturable=images.is_cuda
+    )
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16):

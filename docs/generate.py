@@ -435,7 +435,7 @@ def gpu_kernels() -> str:
 def gpu_training() -> str:
     """Steps of training on a GPU, images/s and peak memory; cells stay empty until measured."""
     result = gpu_results()
-    labels = ("timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled")
+    labels = ("timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled", "swinv2 graph")
     rows: list[tuple[object, ...]] = []
     for row in result["training"]:
         figures = [row[what].get(label) for what in ("images_per_second", "peak_mb") for label in labels]

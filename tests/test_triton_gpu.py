@@ -20,6 +20,8 @@ from swinv2.preprocess import Preprocess
 from swinv2.runtimes import Options, pt2
 from swinv2.runtimes.graphs import SIZES
 from swinv2.runtimes.torch import TorchSession
+from swinv2.train.method.optim import adamw, groups
+from swinv2.train.recipes.recipe import Settled
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,6 +39,7 @@ def pictures(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, 3, 64, 64)).astype(np.float32)
 
 
+RECIPE = Settled(lr=1e-3)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -154,6 +157,45 @@ def test_a_package_computes_with_our_kernels_and_without_our_code(tmp_path):
     subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True)
     found = torch.load(tmp_path / "logits.pt")
     assert (found - exact).abs().max() <= 8e-2 * exact.abs().max()
+
+
+def test_a_step_of_training_never_waits_and_is_a_graph():
+    """Forward, backward, clipping and AdamW, replayed: the weights of steps that were launched one by one."""
+    x, y = torch.from_numpy(pictures(4)).cuda(), torch.arange(4, device="cuda")
+    weights = {}
+    for how in ("launched", "replayed"):
+        model = randomized(SwinV2(SMALL)).train().cuda()
+        model.set_drop_path(0)
+        optimizer = adamw(groups(model, RECIPE), RECIPE)
+
+        def step(model=model, optimizer=optimizer) -> None:
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        run = step
+        if how == "replayed":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                step()  # recorded, not done
+            run = graph.replay
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(4):
+                run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        weights[how] = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights["replayed"], weights["launched"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])

@@ -35,7 +35,8 @@ class DropPaths:
         chance = torch.rand(total, 2, len(self.blocks), generator=generator)  # two branches in a block
         keep = (chance >= rates).float() / (1 - rates)
         device = next(self.blocks[0].parameters()).device
-        rows = keep[positions.cpu()].permute(2, 1, 0).to(device)  # blocks 2 B
+        rows = keep[positions.cpu()].permute(2, 1, 0)
+        rows = rows.to(device, non_blocking=True)  # blocks 2 B; nobody waits until a GPU has it
         for block, mine in zip(self.blocks, rows, strict=True):
             block.keep = mine
 

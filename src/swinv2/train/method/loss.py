@@ -61,7 +61,7 @@ class Loss:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits = logits.float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
+        weights = None if self.weights is None else self.weights.to(logits.device, non_blocking=True)
         if not self.is_binary:
             each = F.cross_entropy(
                 logits, targets, weight=weights, label_smoothing=self.smoothing, reduction="none"

@@ -132,6 +132,7 @@ def adamw(parts: Sequence[Group], recipe: Settled) -> torch.optim.AdamW:
         betas=recipe.betas,
         eps=recipe.eps,
         fused=device.type in ("cpu", "cuda"),  # one kernel for all parameters of a group
+        capturable=device.type == "cuda",  # a step may be part of a CUDA graph; it computes the same
     )
 
 
