@@ -24,7 +24,7 @@ from swinv2.artifact import Record
 from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.linear import Linear, linear
-from swinv2.ops import window_attention
+from swinv2.ops import position, window_attention
 from swinv2.ops.residual import add_norm
 
 CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
@@ -82,10 +82,7 @@ class WindowAttention(nn.Module):
         """[h, N, N] in [0, 16], float32 or wider; computed from the offsets of this window."""
         table = self.cpb_mlp(offsets.table.to(self.qkv.weight.dtype))  # offsets h
         table = 16 * torch.sigmoid(table.to(torch.promote_types(table.dtype, torch.float32)))
-        bias = table.index_select(0, offsets.rows.flatten()).view(*offsets.rows.shape, self.heads)  # N N h
-        return bias.permute(
-            2, 0, 1
-        ).contiguous()  # added to every window: a strided sum took as long as the products
+        return position.gather(table, offsets.rows, offsets.window)
 
     def forward(self, x: Tensor, stage: Stage, offsets: Offsets, shift: Pair, backend: str | None) -> Tensor:
         qkv = linear(x, self.qkv.weight, self.qkv_bias())
@@ -99,11 +96,13 @@ class WindowAttention(nn.Module):
 class Offsets(NamedTuple):
     """Where tokens of a window stand to each other; the same for all blocks of a stage.
 
-    table: log-spaced offsets [(2Mh-1)*(2Mw-1), 2], float32; rows: the one of every pair of tokens, [N, N].
+    table: log-spaced offsets [(2Mh-1)*(2Mw-1), 2], float32; rows: the one of every pair of tokens, [N, N]; window: its
+    sides (Mh, Mw).
     """
 
     table: Tensor
     rows: Tensor
+    window: Pair
 
     @classmethod
     def of(cls, stage: Stage, x: Tensor) -> Offsets:
@@ -124,7 +123,7 @@ class Offsets(NamedTuple):
         rows, cols = (t.flatten() for t in torch.meshgrid(rows, cols, indexing="ij"))  # N
         vertical = rows[:, None] - rows[None, :] + window[0] - 1
         horizontal = cols[:, None] - cols[None, :] + window[1] - 1
-        return cls(table, vertical * (2 * window[1] - 1) + horizontal)
+        return cls(table, vertical * (2 * window[1] - 1) + horizontal, window)
 
 
 @lru_cache(maxsize=32)
