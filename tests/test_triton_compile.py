@@ -14,7 +14,17 @@ pytest.importorskip("triton", reason="there is no Triton for this system")
 
 from compiled import Compiled, compiled
 
-from swinv2.ops.triton import backward, forward, launch, norm, norm_op, small
+from swinv2.ops.triton import (
+    backward,
+    diagonals,
+    forward,
+    launch,
+    norm,
+    norm_op,
+    products,
+    products_op,
+    small,
+)
 
 # map, window, shift: one tile and several, whole and ragged
 CASES = {
@@ -101,3 +111,44 @@ def test_norms_spill_nothing_and_add_nothing_by_atomics(channels, capability):
         made = compiled(kernel, constants | own, maps, torch.bfloat16, capability)
         assert made.spilled <= SOME, f"{kernel.__name__} spills {made.spilled} bytes"
         assert not re.search(r"\b(atom|red)\.", made.ptx)
+
+
+@pytest.mark.parametrize("window", [(8, 8), pytest.param((24, 24), marks=pytest.mark.slow)])
+def test_sums_of_diagonals_spill_nothing_and_add_nothing_by_atomics(window):
+    constants = diagonals.constants(list(window)) | {"num_stages": 3}
+    made = compiled(diagonals.sums, constants, {"grad", "table"}, torch.float32, 90)
+    assert made.spilled <= SOME, f"spills {made.spilled} bytes"
+    assert not re.search(r"\b(atom|red)\.", made.ptx)
+
+
+# Channels of a token that goes in: of tiny's first stage and of large's third, a merged token of which fits no tile.
+PRODUCTS = [
+    pytest.param(
+        channels, dtype, capability, id=f"{channels}, {str(dtype)[6:]}, sm_{capability}",
+        marks=() if (channels, dtype, capability) == (96, torch.bfloat16, 90) else pytest.mark.slow,
+    )
+    for channels in (96, 128, 192, 256, 768)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    for capability in SHARED
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "dtype", "capability"), PRODUCTS)
+def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability):
+    maps = {"x", "weight", "bias", "scale", "shift", "out"}
+    outs, norms = 2 * channels, products_op.can_norm(2 * channels)
+    sizes = products_op.tile(dtype, 1 << 20, outs, channels, norms=norms)
+    constants = products_op.constants(sizes, dtype, outs, channels) | {"NORMS": norms, "eps": 1e-5}
+    wanted = [("merge", products.merge, constants)]
+    for tokens in (1 << 20, 64):
+        sizes = products_op.tile(dtype, tokens, 4 * channels, channels)
+        constants = products_op.constants(sizes, dtype, 4 * channels, channels)
+        wanted.append((f"GELU of {tokens} tokens", products.linear_gelu, constants))
+    for name, kernel, constants in wanted:
+        made = compiled(kernel, constants, maps, dtype, capability)
+        assert made.spilled <= SOME, f"{name} spills {made.spilled} bytes with {made.registers} registers"
+        assert made.shared <= SHARED[capability], (name, made.shared)
+        if dtype != torch.float32:
+            # Those of Hopper take 64 tokens at least.
+            units = "wgmma" if capability == 90 and constants["TOKENS"] >= 64 else "mma.sync"
+            assert units in made.ptx, f"{name} has no products of matrices by tensor cores"

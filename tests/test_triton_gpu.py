@@ -11,11 +11,12 @@ import pytest
 import torch
 from attention import CASES, assert_at_most_twice_eager, case, made, with_gradients
 from conftest import SMALL, randomized
+from products import MERGED, assert_products_at_most_twice_eager, filled, layer_norm, linear
 
 from swinv2.artifact import Record
 from swinv2.fold import fold
-from swinv2.model import SwinV2, create_model
-from swinv2.ops import choose, triton, window_attention
+from swinv2.model import Offsets, SwinV2, create_model
+from swinv2.ops import choose, position, products, triton, window_attention
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import Options, pt2
 from swinv2.runtimes.graphs import SIZES
@@ -220,3 +221,40 @@ def test_logits_of_a_published_architecture_are_those_of_a_cpu():
         expected = model(x)
         found = model.cuda()(x.cuda()).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 64, 1000, 40_000])
+@pytest.mark.parametrize("channels", [40, 96, 192, 768])
+def test_gelu_of_a_product_errs_at_most_twice_eager(channels, tokens, dtype):
+    x = filled(tokens, channels, dtype=dtype, device="cuda")
+    layer = linear(channels, 4 * channels, dtype, bias=True, device="cuda")
+    assert products.is_chosen(x, layer) == (dtype != torch.float32)
+    assert_products_at_most_twice_eager(products.linear_gelu, x, layer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("images", "size", "channels"), [*MERGED, (64, (64, 63), 96), (8, (31, 32), 512)], ids=str
+)
+def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):
+    layers = (
+        linear(4 * channels, 2 * channels, dtype, bias=False, device="cuda"),
+        layer_norm(2 * channels, dtype, device="cuda"),
+    )
+    x = filled(images, *size, channels, dtype=dtype, device="cuda")
+    assert_products_at_most_twice_eager(products.merge, x, *layers)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 5), (8, 8), (24, 24)], ids=str)
+def test_gradients_of_the_position_bias_are_sums_of_diagonals(window):
+    tokens, heads = window[0] * window[1], 24
+    grad = torch.randn(heads, tokens, tokens, device="cuda")
+    expected = position.sum_diagonals(grad.double(), window, backend="eager")
+    found = [position.sum_diagonals(grad, window, backend=backend) for backend in ("triton", "eager")]
+    assert all((sums - expected).norm() <= 1e-6 * expected.norm() for sums in found)
+    assert torch.equal(found[0], position.sum_diagonals(grad, window, backend="triton"))
+    places = Offsets.compute(window, window, torch.device("cuda")).rows
+    table = torch.randn(int(places.max()) + 1, heads, device="cuda", requires_grad=True)
+    (of_table,) = torch.autograd.grad(position.gather(table, places, window), table, grad)
+    assert torch.equal(of_table, found[0])  # by itself, since it is chosen

@@ -10,7 +10,6 @@ and kernels never see the MLP that produced them. Logits agree to rounding.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2.config import Pair, Stage, pair
@@ -22,10 +21,10 @@ from swinv2.model import (
     PatchMerging,
     SwinV2,
     in_parts,
-    merge_patches,
     pad_to_multiple,
 )
 from swinv2.ops import choose, prefers_products, triton, window_attention
+from swinv2.ops.products import linear_gelu, merge
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.residual import add_norm
 from swinv2.ops.windows import is_masked, region_mask
@@ -98,7 +97,7 @@ class FoldedBlock(nn.Module):
             backend=self.backend,
         )  # fmt: skip
         x = _added(x, self.proj(attended), self.norm1)
-        x = _added(x, self.fc2(F.gelu(self.fc1(x))), self.norm2)
+        x = _added(x, self.fc2(linear_gelu(x, self.fc1)), self.norm2)
         return x if self.norm3 is None else self.norm3(x)
 
     def _backend(self, qkv: Tensor) -> str:
@@ -119,7 +118,7 @@ class FoldedMerging(nn.Module):
         self.norm = _norm(merging.norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.reduction(merge_patches(x)))
+        return merge(x, self.reduction, self.norm)
 
 
 class FoldedPatchEmbed(nn.Module):

@@ -25,6 +25,7 @@ from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.linear import Linear, linear
 from swinv2.ops import position, window_attention
+from swinv2.ops.products import merge_patches
 from swinv2.ops.residual import add_norm
 
 CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
@@ -193,15 +194,6 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.reduction(merge_patches(x)))
-
-
-def merge_patches(x: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B, H/2, W/2, 4C], the four neighbours in the official order: (0,0), (1,0), (0,1), (1,1)."""
-    B, H, W, C = x.shape
-    if H % 2 or W % 2:
-        x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
-    x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # rows vary fastest
-    return x.reshape(B, (H + 1) // 2, (W + 1) // 2, 4 * C)
 
 
 class Layer(nn.Module):

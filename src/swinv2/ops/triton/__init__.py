@@ -63,7 +63,8 @@ def _asked(device: str, index: int | None) -> str | None:
         return f"needs compute capability 8.0, and the device has {has[0]}.{has[1]}"
     import swinv2.ops.triton.diagonals
     import swinv2.ops.triton.norm_op
-    import swinv2.ops.triton.op  # noqa: F401  each registers operators of torch.ops.swinv2
+    import swinv2.ops.triton.op
+    import swinv2.ops.triton.products_op  # noqa: F401  each registers operators of torch.ops.swinv2
 
     return None
 

@@ -1,0 +1,91 @@
+"""Products of an inference in one kernel with what would otherwise pass through memory before or after them.
+
+linear_gelu does the activation to the sums of the product while they are in registers. merge reads the four neighbours
+of a merged token where they lie on the map, and normalises the token where a program has all of its channels.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from swinv2.ops.triton.tiles import product
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+
+
+# x [tokens, C], weight [OUTS, C], bias [OUTS] -> out [tokens, OUTS]
+@triton.jit
+def linear_gelu(
+    x, weight, bias, out, tokens, C: tl.constexpr, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    added = tl.zeros([TOKENS, WIDTH], tl.float32)
+    for start in range(0, C, DEPTH):
+        depth = start + tl.arange(0, DEPTH)
+        a = _load(x + token[:, None] * C + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
+        b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
+        added += product(a, tl.trans(b), PRECISION)
+    added += _row(bias, channel, OUTS)
+    added *= 0.5 + 0.5 * tl.erf(added * SQRT_HALF)
+    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+
+
+# x [B, H, W, C], weight [OUTS, 4C], scale and shift [OUTS] of the norm -> out [B, H/2, W/2, OUTS], sides rounded up
+@triton.jit
+def merge(
+    x, weight, scale, shift, out, tokens, H, W, C: tl.constexpr, OUTS: tl.constexpr, TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, DEPTH: tl.constexpr, NORMS: tl.constexpr, eps: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    STEPS: tl.constexpr = (C + DEPTH - 1) // DEPTH  # through the channels of one neighbour
+    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    down, across = (H + 1) // 2, (W + 1) // 2
+    top, left = token // across % down * 2, token % across * 2
+    pixel = (token // (down * across) * H + top) * W + left
+    added = tl.zeros([TOKENS, WIDTH], tl.float32)
+    for step in range(4 * STEPS):
+        neighbour = step // STEPS  # (0,0), (1,0), (0,1), (1,1): rows vary fastest
+        below, right = neighbour % 2, neighbour // 2
+        depth = step % STEPS * DEPTH + tl.arange(0, DEPTH)
+        inside = (
+            (token < tokens) & (top + below < H) & (left + right < W)
+        )  # beyond an odd side there are zeros
+        a = _load(
+            x + (pixel + below * W + right)[:, None] * C + depth[None, :], inside[:, None], depth, C, DEPTH
+        )
+        weights = weight + channel[:, None] * (4 * C) + neighbour * C + depth[None, :]
+        b = _load(weights, (channel < OUTS)[:, None], depth, C, DEPTH)
+        added += product(a, tl.trans(b), PRECISION)
+    if NORMS:
+        mean = tl.sum(added, axis=1) / OUTS  # channels that are not there are zeros
+        added = tl.where((channel < OUTS)[None, :], added - mean[:, None], 0.0)
+        inverse = tl.rsqrt(tl.sum(added * added, axis=1) / OUTS + eps)
+        added = added * inverse[:, None] * _row(scale, channel, OUTS) + _row(shift, channel, OUTS)
+    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _tile(tokens, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr):
+    """Tokens and channels of this program's tile of the result, and which of them there are.
+
+    Programs that share tokens are neighbours: the tokens then come from the caches, where all the weights fit.
+    """
+    ACROSS: tl.constexpr = (OUTS + WIDTH - 1) // WIDTH
+    program = tl.program_id(0)
+    token = program // ACROSS * TOKENS + tl.arange(0, TOKENS).to(tl.int64)
+    channel = program % ACROSS * WIDTH + tl.arange(0, WIDTH)
+    return token, channel, (token < tokens)[:, None] & (channel < OUTS)[None, :]
+
+
+@triton.jit
+def _load(addresses, inside, depth, C: tl.constexpr, DEPTH: tl.constexpr):
+    if C % DEPTH != 0:
+        inside = inside & (depth < C)[None, :]
+    return tl.load(addresses, mask=inside, other=0.0)
+
+
+@triton.jit
+def _row(values, channel, OUTS: tl.constexpr):
+    """[1, WIDTH], float32."""
+    return tl.load(values + channel, mask=channel < OUTS, other=0.0).to(tl.float32)[None, :]

@@ -1,0 +1,111 @@
+"""The kernels of products.py on tensors: tile sizes, and as operators of PyTorch for inference."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from swinv2.ops.triton import products
+from swinv2.ops.triton.launch import device_of
+
+WIDEST_NORM = 512  # channels of a token that a program holds whole
+MULTIPROCESSORS = 132  # of an H200: with fewer programs some have nothing to do
+
+
+class Tile(NamedTuple):
+    """Of a result, and how much of the sums a step takes."""
+
+    tokens: int
+    width: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+# Chosen so that next to nothing is spilled on sm_80 and sm_90 (tests/test_triton_compile.py); none was timed yet.
+TILES = {
+    "many": Tile(128, 128, 64, 8, 3),
+    "few": Tile(64, 64, 64, 4, 4),
+    "float32": Tile(64, 64, 32, 8, 2),
+}
+NORMED = {
+    "narrow": Tile(64, 256, 32, 8, 3),
+    "wide": Tile(32, 512, 32, 8, 3),
+    "narrow float32": Tile(32, 256, 32, 8, 2),
+    "wide float32": Tile(16, 512, 32, 8, 2),
+}
+
+
+def can_norm(channels: int) -> bool:
+    """Whether one program can have all channels of a merged token."""
+    return channels <= WIDEST_NORM
+
+
+def tile(dtype: torch.dtype, tokens: int, outs: int, ins: int, *, norms: bool = False) -> Tile:
+    """For a result [tokens, outs] from rows of ins channels in memory."""
+    if norms:
+        row = NORMED[("narrow" if outs <= 256 else "wide") + (" float32" if dtype == torch.float32 else "")]
+    elif dtype == torch.float32:
+        row = TILES["float32"]
+    else:
+        row = TILES["many"]
+        if triton.cdiv(tokens, row.tokens) * triton.cdiv(outs, row.width) < MULTIPROCESSORS:
+            row = TILES["few"]
+    width = triton.next_power_of_2(outs)
+    depth = row.depth if ins % row.depth == 0 else 32  # 96 channels are three steps of 32
+    return row._replace(width=max(16, width if norms else min(row.width, width)), depth=depth)
+
+
+def constants(sizes: Tile, dtype: torch.dtype, outs: int, ins: int) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    return {
+        "C": ins, "OUTS": outs, "TOKENS": sizes.tokens, "WIDTH": sizes.width, "DEPTH": sizes.depth,
+        "PRECISION": "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        "num_warps": sizes.num_warps, "num_stages": sizes.num_stages,
+    }  # fmt: skip
+
+
+@torch.library.custom_op("swinv2::linear_gelu", mutates_args=())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [..., C], weight [outs, C] and bias [outs], contiguous and of one dtype -> [..., outs]."""
+    outs, ins = weight.shape
+    tokens, out = x.numel() // ins, x.new_empty(*x.shape[:-1], outs)
+    sizes = tile(x.dtype, tokens, outs, ins)
+    with device_of(x):
+        products.linear_gelu[_grid(tokens, outs, sizes)](
+            x, weight, bias, out, tokens, **constants(sizes, x.dtype, outs, ins)
+        )
+    return out
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("swinv2::merge", mutates_args=())
+def merge(x: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
+    """x [B, H, W, C] and weight [outs, 4C] -> [B, H/2, W/2, outs], normalised where scale and shift are given."""
+    (B, H, W, C), outs, norms = x.shape, weight.shape[0], scale is not None
+    out = x.new_empty(B, -(-H // 2), -(-W // 2), outs)
+    tokens = out.numel() // outs
+    sizes = tile(x.dtype, tokens, outs, C, norms=norms)
+    with device_of(x):
+        products.merge[_grid(tokens, outs, sizes)](
+            x, weight, scale, shift, out, tokens, H, W, NORMS=norms, eps=eps,
+            **constants(sizes, x.dtype, outs, C),
+        )  # fmt: skip
+    return out
+
+
+@merge.register_fake
+def _(x: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
+    B, H, W, _ = x.shape
+    return x.new_empty(B, (H + 1) // 2, (W + 1) // 2, weight.shape[0])
+
+
+def _grid(tokens: int, outs: int, sizes: Tile) -> tuple[int]:
+    return (triton.cdiv(tokens, sizes.tokens) * triton.cdiv(outs, sizes.width),)

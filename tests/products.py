@@ -1,0 +1,58 @@
+"""Layers for the tests of products with GELU and of patch merging, in Triton's interpreter and on a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+# images, map, channels: odd sides, one token, tiles of the norm narrow, wide and too wide
+MERGED = [
+    (2, (6, 4), 32),
+    (1, (1, 1), 32),
+    (3, (5, 7), 24),
+    (2, (1, 9), 96),
+    (1, (7, 2), 200),
+    (1, (3, 4), 264),
+]
+# Below it an error is luck. The interpreter cuts bfloat16 off where a device rounds it.
+FLOOR = {torch.float32: 4e-7, torch.float16: 3e-4, torch.bfloat16: 4e-3}
+
+
+def filled(*shape: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu") -> Tensor:
+    """Random numbers in the middle of memory that holds NaN: what is read beside them shows."""
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+    memory = torch.full((values.numel() + 256,), torch.nan, device=device, dtype=dtype)
+    middle = memory[128:-128].view(shape)
+    return middle.copy_(values)
+
+
+def linear(ins: int, outs: int, dtype: torch.dtype, *, bias: bool, device: str = "cpu") -> nn.Linear:
+    layer = nn.Linear(ins, outs, bias=bias, device=device, dtype=dtype)
+    layer.weight = nn.Parameter(filled(outs, ins, dtype=dtype, seed=1, device=device).mul_(ins**-0.5))
+    if bias:
+        layer.bias = nn.Parameter(filled(outs, dtype=dtype, seed=2, device=device))
+    return layer.requires_grad_(False)
+
+
+def layer_norm(channels: int, dtype: torch.dtype, device: str = "cpu") -> nn.LayerNorm:
+    norm = nn.LayerNorm(channels, device=device, dtype=dtype)
+    norm.weight = nn.Parameter(filled(channels, dtype=dtype, seed=3, device=device).mul_(0.3).add_(1))
+    norm.bias = nn.Parameter(filled(channels, dtype=dtype, seed=4, device=device))
+    return norm.requires_grad_(False)
+
+
+def assert_products_at_most_twice_eager(run: Callable[..., Tensor], x: Tensor, *layers: nn.Module) -> None:
+    """run(x, *layers, backend=...), over memory that nobody has written to and that holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = run(x, *layers, backend="triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    eager = run(x, *layers, backend="eager")
+    wanted = run(x.double(), *(copy.deepcopy(layer).double() for layer in layers), backend="eager")
+    assert (found.shape, found.dtype) == (eager.shape, eager.dtype)
+    ours, theirs = ((values.double() - wanted).norm() / wanted.norm() for values in (found, eager))
+    assert ours <= max(2 * theirs, FLOOR[x.dtype]), (ours, theirs)

@@ -1,0 +1,154 @@
+"""Triton's products with GELU, and of patch merging, in its interpreter, against the same layers in float64."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from functools import partial
+
+import interpreted  # noqa: F401  first
+import pytest
+import torch
+from conftest import SMALL, randomized
+from products import MERGED, assert_products_at_most_twice_eager, filled, layer_norm, linear
+from torch import nn
+
+from swinv2.config import SwinV2Config
+from swinv2.fold import FoldedMerging, fold
+from swinv2.model import SwinV2
+from swinv2.ops import products
+from swinv2.ops.triton import products_op, refusal
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+# map, channels in and out: one token and many, a tile exactly, ragged in all directions
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "ins", "outs"),
+    [((1, 1), 96, 384), ((13, 11), 40, 72), ((16, 8), 64, 128), ((3, 50), 96, 200)],
+    ids=str,
+)
+def test_gelu_of_a_product_errs_at_most_twice_eager(size, ins, outs, dtype):
+    layer = linear(ins, outs, dtype, bias=True)
+    assert_products_at_most_twice_eager(products.linear_gelu, filled(2, *size, ins, dtype=dtype), layer)
+
+
+def test_gelu_is_the_exact_one():
+    """With erf: the usual approximation by tanh is off by up to 5e-4."""
+    layer = linear(32, 32, torch.float32, bias=True)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    x = torch.linspace(-6, 6, 64 * 32).view(64, 32)
+    found = products.linear_gelu(x, layer, backend="triton").double()
+    assert (found - nn.functional.gelu(x.double())).abs().max() < 5e-7
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("images", "size", "channels"), MERGED, ids=str)
+def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):
+    layers = linear(4 * channels, 2 * channels, dtype, bias=False), layer_norm(2 * channels, dtype)
+    assert products_op.can_norm(2 * channels) == (channels < 264)
+    assert_products_at_most_twice_eager(products.merge, filled(images, *size, channels, dtype=dtype), *layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_several_tiles_of_tokens_and_channels(dtype, monkeypatch):
+    small = products_op.Tile(16, 16, 16, 4, 1)
+    monkeypatch.setattr(products_op, "TILES", dict.fromkeys(products_op.TILES, small))
+    monkeypatch.setattr(products_op, "NORMED", dict.fromkeys(products_op.NORMED, small))
+    layer = linear(48, 40, dtype, bias=True)
+    assert_products_at_most_twice_eager(products.linear_gelu, filled(37, 48, dtype=dtype), layer)
+    layers = linear(4 * 24, 40, dtype, bias=False), layer_norm(40, dtype)
+    assert_products_at_most_twice_eager(products.merge, filled(2, 9, 11, 24, dtype=dtype), *layers)
+    monkeypatch.setattr(products_op, "WIDEST_NORM", 8)
+    assert_products_at_most_twice_eager(products.merge, filled(2, 9, 11, 24, dtype=dtype), *layers)
+
+
+def test_few_tokens_take_small_tiles():
+    """So that all multiprocessors have something to do at a batch of one."""
+    assert products_op.tile(torch.bfloat16, 64, 3072, 768).tokens == 64
+    assert products_op.tile(torch.bfloat16, 256 * 4096, 384, 96).tokens == 128
+    assert products_op.tile(torch.bfloat16, 64, 3072, 96).depth == 32
+
+
+@pytest.fixture
+def kernels(monkeypatch) -> list[str]:
+    """A folded model takes our kernels, as on a GPU; the names of those that ran."""
+    found: list[str] = []
+    for name in ("linear_gelu", "merge"):
+        kernel = getattr(products_op.products, name)
+
+        class Watched:
+            def __getitem__(self, grid, kernel=kernel, name=name):
+                found.append(name)
+                return kernel[grid]
+
+        monkeypatch.setattr(products_op.products, name, Watched())
+        monkeypatch.setattr(
+            sys.modules["swinv2.fold"], name, partial(getattr(products, name), backend="triton")
+        )
+    return found
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_a_folded_model_gives_the_same_logits(size, kernels):
+    model = randomized(SwinV2(SwinV2Config(**SMALL.to_dict() | {"depths": (2, 1, 1, 1)}))).eval()
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(fold(model, image_size=size)(x), model(x), rtol=0, atol=1e-5)
+    assert kernels == ["linear_gelu"] * 2 + ["merge", "linear_gelu"] * 3
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_a_compiled_folded_model_has_no_breaks(kernels):
+    torch._dynamo.reset()
+    folded = fold(randomized(SwinV2(SwinV2Config(**SMALL.to_dict() | {"depths": (1, 1, 1, 1)}))).eval())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = folded(x)
+        kernels.clear()
+        found = torch.compile(folded, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert kernels == ["linear_gelu"] + ["merge", "linear_gelu"] * 3
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the checks themselves
+def test_operators_keep_what_they_promise():
+    assert refusal("cpu", None) is None  # and they are registered
+    layer, norm = linear(32, 48, torch.float32, bias=True), layer_norm(64, torch.float32)
+    torch.library.opcheck(
+        torch.ops.swinv2.linear_gelu.default, (torch.randn(2, 3, 32), layer.weight, layer.bias)
+    )
+    x, weight = torch.randn(2, 3, 5, 32), linear(128, 64, torch.float32, bias=False).weight
+    for given in ((norm.weight, norm.bias), (None, None)):
+        torch.library.opcheck(torch.ops.swinv2.merge.default, (x, weight, *given, 1e-5))
+
+
+def test_what_the_kernels_cannot_is_refused_in_words():
+    x, layer = torch.randn(2, 32), linear(32, 48, torch.float32, bias=True)
+    refused = partial(pytest.raises, ValueError)
+    with refused(match="cannot run this: needs torch.float32, bfloat16 or float16, got torch.float64"):
+        products.linear_gelu(x.double(), layer, backend="triton")
+    with refused(match=r"weights are torch.float32, and what goes in is torch.bfloat16"):
+        products.linear_gelu(x.bfloat16(), layer, backend="triton")
+    with refused(match="autocast is on"), torch.autocast("cpu", torch.bfloat16):
+        products.linear_gelu(x, layer, backend="triton")
+    with refused(match="needs an nn.Linear, with a bias before a GELU"):
+        products.linear_gelu(x, linear(32, 48, torch.float32, bias=False), backend="triton")
+    with refused(match=r"has no gradients: use torch.no_grad\(\), or a folded model"):
+        products.linear_gelu(x, copy.deepcopy(layer).requires_grad_(), backend="triton")
+    with refused(match=r"has no gradients: use torch.no_grad\(\)"):
+        products.linear_gelu(x.requires_grad_(), layer, backend="triton")
+    layer.register_forward_hook(lambda *_: None)
+    with refused(match="somebody watches a layer alone"):
+        products.linear_gelu(x.detach(), layer, backend="triton")
+
+
+def test_training_takes_the_layers_as_they_are():
+    """Nothing chooses kernels without gradients where gradients are wanted."""
+    merging = FoldedMerging(randomized(SwinV2(SMALL)).layers[0].downsample)
+    x = torch.randn(1, 4, 4, 32, requires_grad=True)
+    merging(x).sum().backward()
+    assert x.grad is not None
