@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PARTS = ("kernels", "inference", "training", "tiles")
+PARTS = ("kernels", "products", "inference", "training", "tiles")
 TINY8, TINY16 = "swinv2_tiny_window8_256", "swinv2_tiny_window16_256"
 BASE16, LARGE24 = "swinv2_base_window16_256", "swinv2_large_window12to24_192to384"
 # model, precision, batches: the goals first, then the rest of the nine models of PaddleClas
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", default=PARTS[:3], choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=PARTS[:-1], choices=PARTS)
     parser.add_argument("--minutes", type=float, default=60, help="no row is begun after it")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
@@ -54,7 +54,7 @@ def main() -> None:
 
     if not args.dry_run and not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here; --dry-run goes through everything on a CPU")
-    result: dict[str, Any] = {"kernels": [], "inference": [], "training": [], "tiles": [], "skipped": []}
+    result: dict[str, Any] = {part: [] for part in (*PARTS, "skipped")}
     for part, row in rows(args, result):
         result[part].append(row)
         print(json.dumps(row), flush=True)
@@ -74,7 +74,7 @@ def rows(args: argparse.Namespace, result: dict[str, Any]) -> Iterator[tuple[str
     result |= {"date": date.today().isoformat(), "commit": commit(), "machine": machine(device),
                "versions": versions(), "ceilings": limits}  # fmt: skip
     clock = Clock(args.minutes)
-    for part, what, measure in plan(args, device, limits["product_tflops"]):
+    for part, what, measure in plan(args, device, limits):
         if part not in args.parts:
             continue
         if not clock.has_time():
@@ -90,19 +90,25 @@ def rows(args: argparse.Namespace, result: dict[str, Any]) -> Iterator[tuple[str
 
 
 def plan(
-    args: argparse.Namespace, device: Any, ceiling: float
+    args: argparse.Namespace, device: Any, limits: dict[str, float]
 ) -> Iterator[tuple[str, str, Callable[[], list]]]:
     """Part, what of it, and the function that measures its rows."""
     import gpu_kernels
     import gpu_models
+    import gpu_products
 
     dry, rounds = args.dry_run, 1 if args.dry_run else args.rounds
     compiler = {"backend": "aot_eager"} if dry else {"mode": args.compile_mode}
     if dry:
         register_tiny()
+    ceiling = limits["product_tflops"]
     cases = gpu_kernels.DRY if dry else gpu_kernels.CASES
     for case in cases:
         yield "kernels", case.name, partial(gpu_kernels.measure, case, device, rounds, ceiling, dry=dry)
+    layers = gpu_products.DRY if dry else gpu_products.CASES
+    for layer in layers:
+        what = f"{layer.kind}: {layer.name}"
+        yield "products", what, partial(gpu_products.measure, layer, device, rounds, limits, dry=dry)
     for name, precision, batches in [("tiny", "bf16", [1, 2]), ("tiny", "fp32", [1])] if dry else INFERENCE:
         yield (
             "inference", f"{name} {precision}",
@@ -112,6 +118,8 @@ def plan(
         yield "training", name, partial(gpu_models.training, name, size, batch, device, rounds, compiler)
     for case in cases:
         yield "tiles", case.name, partial(gpu_kernels.sweep, case, device, rounds)
+    for layer in layers:
+        yield "tiles", f"{layer.kind}: {layer.name}", partial(gpu_products.sweep, layer, device, rounds)
 
 
 def versions() -> dict[str, str]:

@@ -432,6 +432,24 @@ def gpu_kernels() -> str:
     return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
 
 
+def gpu_products() -> str:
+    """Layers at inference and sums of diagonals, in microseconds; cells stay empty until measured."""
+    result = gpu_results()
+    kinds = {"gelu": "fc1 and GELU", "merge": "patch merging", "diagonals": "gradient of the bias table"}
+    labels = ("by index", "eager", "compiled", "tanh", "triton")
+    rows = []
+    for row in result.get("products", []):
+        times = (row["median_ms"].get(label) for label in labels)
+        shares = (f"{100 * row[of]:.0f} %" if row[of] else "" for of in ("of_product", "of_copy"))
+        where = f"{kinds[row['kind']]}: {row['name']}"
+        rows.append((where, *(f"{1000 * t:.3g}" if t else "" for t in times), *shares))
+    rows = rows or [("", *[""] * (len(labels) + 2))]
+    head = (
+        "what | sum by index | eager | torch.compile | cuBLAS, tanh | Triton | of a large product | of a copy"
+    )
+    return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
+
+
 def gpu_training() -> str:
     """Steps of training on a GPU, images/s and peak memory; cells stay empty until measured."""
     result = gpu_results()
@@ -482,6 +500,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "formats_here": formats_here,
     "gpu": gpu,
     "gpu_kernels": gpu_kernels,
+    "gpu_products": gpu_products,
     "gpu_training": gpu_training,
     "from_nothing": lambda: rule(rules.FROM_NOTHING),
 }

@@ -17,13 +17,27 @@ pytest.importorskip("triton", reason="there is no Triton for this system")
 @pytest.mark.slow
 def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
     output = tmp_path / "gpu.json"
-    argv = [sys.executable, SCRIPT, "--dry-run", "--parts", "kernels", "inference", "training", "tiles"]
+    argv = [
+        sys.executable,
+        SCRIPT,
+        "--dry-run",
+        "--parts",
+        "kernels",
+        "products",
+        "inference",
+        "training",
+        "tiles",
+    ]
     subprocess.run([*argv, "--output", output], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     result = json.loads(output.read_text())
     assert result["skipped"] == []
     (kernel,) = result["kernels"]
     assert set(kernel["forward"]["median_ms"]) == {"eager", "sdpa", "compiled", "flex", "triton"}
     assert {"eager", "sdpa", "compiled", "triton"} <= set(kernel["training"]["median_ms"])
+    assert [row["kind"] for row in result["products"]] == ["gelu", "merge", "diagonals"]
+    for row in result["products"]:
+        assert row["failed"] == {}
+        assert {"eager", "compiled", "triton"} <= set(row["median_ms"])
     for row in result["inference"]:
         assert row["failed"] == {}
         assert {"timm eager", "timm compiled", "transformers eager", "swinv2 folded"} <= set(row["median_ms"])

@@ -1,0 +1,159 @@
+"""Layers at inference and the gradient of the position bias: our kernels against the same in eager mode and compiled.
+
+The first layer of an MLP with its GELU, patch merging, and the sums of diagonals that bring a gradient from the
+position bias to its table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from gpu_timing import Runs, checked, interleaved, medians, spreads
+from torch import Tensor, nn
+
+from swinv2.model import Offsets
+from swinv2.ops import position, products
+
+Ways = dict[str, Callable[[], Tensor]]
+
+
+class Case(NamedTuple):
+    """Of kind gelu and merge on a square map, with channels of what goes in; of kind diagonals a window, with heads."""
+
+    name: str
+    kind: str
+    images: int
+    side: int
+    channels: int
+
+
+CASES = (
+    Case("tiny, stage 1", "gelu", 256, 64, 96),
+    Case("tiny, stage 3", "gelu", 256, 16, 384),
+    Case("base, stage 3", "gelu", 256, 16, 512),
+    Case("large at 384, stage 3", "gelu", 64, 24, 768),
+    Case("tiny, stage 1, one image", "gelu", 1, 64, 96),
+    Case("tiny, stage 4, one image", "gelu", 1, 8, 768),
+    Case("tiny, stage 1", "merge", 256, 64, 96),
+    Case("base, stage 2", "merge", 256, 32, 256),
+    Case("large at 384, stage 1", "merge", 32, 96, 192),
+    Case("large at 384, stage 3", "merge", 64, 24, 768),
+    Case("tiny, window 8, stage 3", "diagonals", 1, 8, 12),
+    Case("base, window 16, stage 3", "diagonals", 1, 16, 16),
+    Case("large, window 24, stage 3", "diagonals", 1, 24, 24),
+)
+DRY = (Case("one", "gelu", 1, 8, 32), Case("one", "merge", 1, 7, 32), Case("one", "diagonals", 1, 4, 2))
+
+
+@torch.no_grad()
+def measure(
+    case: Case, device: torch.device, rounds: int, limits: dict[str, float], *, dry: bool
+) -> list[dict[str, Any]]:
+    """One row; products are in bfloat16, sums of diagonals in float32."""
+    ways, exact, flops, values = KINDS[case.kind](case, device, "aot_eager" if dry else "inductor")
+    errors, wrong = checked(ways, exact, 0.05)
+    runs: Runs = {label: way for label, way in ways.items() if label not in wrong}
+    times, failed = interleaved(runs, device, rounds)
+    found = medians(times)
+    ours = found.get("triton")
+    return [case._asdict() | {
+        "median_ms": found, "quartiles_ms": spreads(times), "failed": wrong | failed, "relative_error": errors,
+        "of_product": round(flops / ours / 1e9 / limits["product_tflops"], 3) if ours else None,
+        "of_copy": round(values / ours / 1e9 / limits["copy_tb_per_s"], 3) if ours else None,
+    }]  # fmt: skip
+
+
+def gelu(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    """The ways, the exact result, operations and bytes that cannot be saved."""
+    x, layer = tokens(case, device), nn.Linear(case.channels, 4 * case.channels).to(device)
+    exact = F.gelu(copy_of(layer)(x.double()))
+    layer.bfloat16()
+    compiled = torch.compile(lambda t: F.gelu(layer(t)), backend=compiler, dynamic=False)
+    flat, transposed = x.view(-1, case.channels), layer.weight.t()
+    ways: Ways = {
+        "eager": lambda: products.linear_gelu(x, layer, backend="eager"),
+        "compiled": lambda: compiled(x),
+        # cuBLAS has a GELU after its products too, but the one by tanh.
+        "tanh": lambda: torch._addmm_activation(layer.bias, flat, transposed, use_gelu=True).view(
+            exact.shape
+        ),
+        "triton": lambda: products.linear_gelu(x, layer, backend="triton"),
+    }
+    flops = 2 * x.numel() * layer.out_features
+    return ways, exact, flops, 2 * (x.numel() + exact.numel() + layer.weight.numel())
+
+
+def merge(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    x = tokens(case, device)
+    reduction = nn.Linear(4 * case.channels, 2 * case.channels, bias=False).to(device)
+    norm = nn.LayerNorm(2 * case.channels).to(device)
+    exact = products.merge(x.double(), copy_of(reduction), copy_of(norm), backend="eager")
+    reduction.bfloat16(), norm.bfloat16()
+    eager = lambda t: products.merge(t, reduction, norm, backend="eager")  # noqa: E731
+    compiled = torch.compile(eager, backend=compiler, dynamic=False)
+    ways: Ways = {
+        "eager": lambda: eager(x),
+        "compiled": lambda: compiled(x),
+        "triton": lambda: products.merge(x, reduction, norm, backend="triton"),
+    }
+    flops = 2 * exact.numel() * reduction.in_features
+    return ways, exact, flops, 2 * (x.numel() + exact.numel() + reduction.weight.numel())
+
+
+def diagonals(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    window, heads = (case.side, case.side), case.channels
+    grad = torch.randn(heads, case.side**2, case.side**2, device=device)
+    rows = Offsets.compute(window, window, device).rows.flatten()
+    exact = position.sum_diagonals(grad.double(), window, backend="eager")
+    eager = lambda g: position.sum_diagonals(g, window, backend="eager")  # noqa: E731
+    compiled = torch.compile(eager, backend=compiler, dynamic=False)
+    empty = torch.zeros_like(exact, dtype=torch.float32)
+    ways: Ways = {
+        "by index": lambda: empty.index_add(0, rows, grad.flatten(1).t()),  # what autograd does by itself
+        "eager": lambda: eager(grad),
+        "compiled": lambda: compiled(grad),
+        "triton": lambda: position.sum_diagonals(grad, window, backend="triton"),
+    }
+    return ways, exact, grad.numel(), 4 * (grad.numel() + exact.numel())
+
+
+KINDS = {"gelu": gelu, "merge": merge, "diagonals": diagonals}
+
+
+def tokens(case: Case, device: torch.device) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(case.images, case.side, case.side, case.channels, device=device).bfloat16()
+
+
+def copy_of(layer: nn.Module) -> nn.Module:
+    """In float64, with the weights as bfloat16 holds them."""
+    return copy.deepcopy(layer).bfloat16().double()
+
+
+@torch.no_grad()
+def sweep(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]:
+    """Times of other tile sizes than those of products_op.py, where its tables should have theirs from."""
+    from swinv2.ops.triton import products_op
+    from swinv2.ops.triton.products_op import Tile
+
+    if case.kind == "diagonals":
+        return []
+    way, rows = KINDS[case.kind](case, device, "aot_eager")[0]["triton"], []
+    normed = case.kind == "merge" and products_op.can_norm(2 * case.channels)
+    table = products_op.NORMED if normed else products_op.TILES
+    sides = ((32, 512), (64, 512)) if normed else ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
+    for size in [Tile(*tile, depth, warps, stages) for tile in sides
+                 for depth in (32, 64) for warps in (4, 8) for stages in (2, 3, 4)]:  # fmt: skip
+        kept = dict(table)
+        table.update(dict.fromkeys(table, size))
+        try:
+            times, failed = interleaved({"forward": way}, device, rounds)
+        finally:
+            table.update(kept)
+        rows.append({"case": f"{case.kind}: {case.name}", "tiles": list(size),
+                     "median_ms": medians(times), "failed": failed})  # fmt: skip
+    return rows
