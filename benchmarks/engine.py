@@ -7,9 +7,10 @@ Nothing is timed before its logits were compared. In every round each contender 
 in which the threads of the one before go to sleep, an answer after that pause, then answers in a row. Both are
 reported; the goals are for answers in a row. Beside the times stands the arithmetic ceiling, which
 ceiling.cpp measures in registers with as many threads, and for one image the time and the share of the ceiling of
-every stage of the engine. It is that of vectors: where the engine multiplies by tiles (AMX) it may go beyond, and
---instructions avx512_bf16 shows how near its vectors come. Results go to benchmarks/results/engine-cpu.json;
-docs/generate.py makes the tables.
+every stage of the engine. Where the clock falls as soon as operands come from the first cache, no product reaches that:
+"ceiling_of_cache_gflops" is what is left then. Both are those of vectors: where the engine multiplies by tiles (AMX) it
+may go beyond, and --instructions avx512_bf16 shows how near its vectors come. Results go to
+benchmarks/results/engine-cpu.json; docs/generate.py makes the tables.
 """
 
 from __future__ import annotations
@@ -198,11 +199,10 @@ def build_ceiling(folder: Path) -> Path:
     return program
 
 
-def ceiling(program: Path, precision: str, threads: int) -> float:
-    """GFLOP/s of the processor in registers."""
-    return float(
-        subprocess.run([program, precision, str(threads)], capture_output=True, text=True, check=True).stdout
-    )
+def ceiling(program: Path, precision: str, threads: int, *, of_cache: bool = False) -> float:
+    """GFLOP/s of the processor in registers, or with operands from its first cache (0 without AVX-512)."""
+    command = [program, precision, str(threads), *(["cache"] if of_cache else [])]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def measure(model, source, files, program, batch, precision, threads, rounds, instructions) -> dict[str, Any]:
@@ -233,6 +233,7 @@ def measure(model, source, files, program, batch, precision, threads, rounds, in
         "speedup_quartiles": [round(q, 3) for q in statistics.quantiles(pairs, n=4)], "goal": GOALS[precision],
         "ceiling_gflops": round(top), "ceiling_share": round(gflop / (medians["engine"] / 1000) / top, 3),
         "ceiling_goal": CEILING_GOALS[precision],
+        "ceiling_of_cache_gflops": round(ceiling(program, precision, threads, of_cache=True)),
     }  # fmt: skip
     if batch == 1:
         parts, work = stages_of(engine, images), operations(model.config)
