@@ -380,6 +380,18 @@ def serving() -> str:
     return "\n\n".join([where, *([costs] if transport else []), table(head, rows)])
 
 
+def serve_start() -> str:
+    """How long a server takes until it is ready."""
+    result = json.loads((RESULTS / "serve-start.json").read_text())
+    m = result["machine"]
+    rows = (
+        [row["runtime"], f"{row['ready_s']:.2f}", f"{row['slowest_ready_s']:.2f}", f"{row['answered_s']:.2f}"]
+        for row in result["rows"]
+    )
+    where = f"{m['cpu']}, {m['threads']} cores; commit {result['commit']}, {result['date']}."
+    return f"{where}\n\n{table('runtime | ready, s | slowest | first answer', rows)}"
+
+
 def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
     """A figure at every batch: 42 / 316."""
     values = (figures[key] for figures in contender["batches"].values())
@@ -494,6 +506,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine_footprint": engine_footprint,
     "engine_answers": engine_answers,
     "serving": serving,
+    "serve_start": serve_start,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,
