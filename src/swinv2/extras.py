@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -18,9 +19,22 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # it is there and itself broken: its own message is the better one
-        raise ImportError(
-            f'needs {module.partition(".")[0]} -- pip install "swinv2[{extra}]"', name=error.name
-        ) from None
+        raise _missing(module, extra) from None
+
+
+def require_later(module: str, *, extra: str) -> None:
+    """The same for a module that is imported later, which takes long: only whether it is installed.
+
+    Raises:
+        ImportError: as require() does.
+    """
+    if find_spec(module) is None:
+        raise _missing(module, extra)
+
+
+def _missing(module: str, extra: str) -> ImportError:
+    package = module.partition(".")[0]
+    return ImportError(f'needs {package} -- pip install "swinv2[{extra}]"', name=package)
 
 
 def share_processors() -> None:

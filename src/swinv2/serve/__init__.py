@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swinv2 import console
-from swinv2.extras import require
+from swinv2.extras import require_later
 from swinv2.verbs import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def command(
         swinv2 serve flowers:best.onnx dogs:other.onnx --host 0.0.0.0 --workers 2
         swinv2 serve models/ --control --token-file token.txt
     """
-    require("fastapi", extra="serve")
+    require_later("fastapi", extra="serve")
     from swinv2.serve import logs, server
     from swinv2.serve.service import Service
-    from swinv2.serve.settings import Access, Batching, Compute, Limits
+    from swinv2.serve.settings import Access, Batching, Compute, Limits, Place
 
     if workers < 1:
         raise UsageError(f"workers is {workers}; give at least 1")
@@ -99,7 +99,7 @@ def command(
         limits=Limits(request_seconds=timeout),
         access=Access(_token(token_file), control=control, reflection=reflection),
     )  # fmt: skip
-    place = server.Place(host, http_port, None if no_grpc else grpc_port, certificate or "", key or "")
+    place = Place(host, http_port, None if no_grpc else grpc_port, certificate or "", key or "")
 
     def ready(address: Address) -> None:
         if json:

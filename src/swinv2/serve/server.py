@@ -16,31 +16,12 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-import uvicorn
-
-from swinv2.serve import http, rest
-from swinv2.serve.guard import Guard
 from swinv2.serve.service import Service
+from swinv2.serve.settings import BACKLOG, Place
 from swinv2.verbs import UsageError
-
-BACKLOG = 1024  # connections that wait to be taken
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server listens. Ports: 0 for a free one, None for none. certificate, key: files in PEM, for TLS."""
-
-    host: str = "127.0.0.1"
-    http_port: int | None = 8000
-    grpc_port: int | None = 8001
-    certificate: str = ""
-    key: str = ""
-
-    @property
-    def scheme(self) -> str:
-        return "https" if self.certificate else "http"
 
 
 @dataclass(frozen=True)
@@ -61,33 +42,42 @@ async def run(service: Service, place: Place, *, look: float, ready: Callable[[A
     stop = asyncio.Event()
     _check_certificate(place)
     with _listening(place) as sock, _signals(service, stop):
-        calls, grpc_address = await _grpc(service, place)
-        guard = Guard(
-            rest.application(service), limits=service.limits, allowed=service.access, metrics=service.metrics,
-            budget=service.budget,
-        )  # fmt: skip
-        server = _Uvicorn(_config(guard, service, place))
-        serving = asyncio.create_task(server.serve([sock] if sock else None))
+        grpc_host = _grpc_host(place)
+        loading = asyncio.create_task(service.repository.load_all())
         try:
-            address = Address(_url(place, sock), grpc_address)
-            loading = asyncio.create_task(service.repository.load_all())
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                loading.result()
-                async with service.repository.watched(look):
-                    _settle()
-                    ready(address)
-                    await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-            loading.cancel()
+            # Workers open the models while this process imports what speaks the protocols, which takes as long.
+            protocols = await asyncio.to_thread(_import, place)
+            calls, grpc_address = await _grpc(service, place, grpc_host)
+            guard, http = protocols.server(service, place)
+            serving = asyncio.create_task(http.serve([sock] if sock else None))
+            try:
+                address = Address(_url(place, sock), grpc_address)
+                stopping = asyncio.create_task(stop.wait())
+                await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if loading.done():
+                    loading.result()
+                    async with service.repository.watched(look):
+                        _settle()
+                        ready(address)
+                        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                service.is_stopping = True
+                # Until both have ended, those who ask over HTTP whether the server is ready are told that it is not.
+                await asyncio.gather(guard.drain(), _end(calls, service))
+                http.should_exit = True
+                await asyncio.wait({serving})
         finally:
-            service.is_stopping = True
-            # Until both have ended, those who ask over HTTP whether the server is ready are told that it is not.
-            await asyncio.gather(guard.drain(), _end(calls, service))
-            server.should_exit = True
-            await asyncio.wait({serving})
+            loading.cancel()
+            await asyncio.wait({loading})
             await service.close()
         serving.result()  # where it ended by itself, why
+
+
+def _import(place: Place) -> Any:
+    """The modules of the protocols that are spoken; that of HTTP is returned."""
+    if place.grpc_port is not None:  # who wants no gRPC starts faster
+        import_module("swinv2.serve.grpc")
+    return import_module("swinv2.serve.asgi")
 
 
 def _settle() -> None:
@@ -97,30 +87,20 @@ def _settle() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: gRPC and the models have to hear of a signal too."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _config(guard: Guard, service: Service, place: Place) -> uvicorn.Config:
-    return uvicorn.Config(
-        guard, http=http.protocol(service.limits, service.metrics),  # type: ignore[arg-type]  # it only calls it
-        ws="none", lifespan="off", log_config=None,
-        access_log=False, server_header=False, date_header=True, ssl_certfile=place.certificate or None,
-        ssl_keyfile=place.key or None, timeout_keep_alive=75, backlog=BACKLOG,
-    )  # fmt: skip
+def _grpc_host(place: Place) -> str:
+    """Where gRPC will listen. A port that it cannot have is told before anything is loaded."""
+    if place.grpc_port is None:
+        return ""
+    with _bound(place.host, place.grpc_port, "--grpc-port") as sock:
+        host: str = sock.getsockname()[0]
+        return host
 
 
-async def _grpc(service: Service, place: Place) -> tuple[Any, str]:
+async def _grpc(service: Service, place: Place, host: str) -> tuple[Any, str]:
     """A server for gRPC that has started, and where it answers; None and "" where there shall be none."""
     if place.grpc_port is None:
         return None, ""
-    with _bound(place.host, place.grpc_port, "--grpc-port") as sock:  # says why where it cannot be
-        host = sock.getsockname()[0]
-    from swinv2.serve import grpc  # here: who wants no gRPC starts faster
+    from swinv2.serve import grpc
 
     server = grpc.server(service)
     try:

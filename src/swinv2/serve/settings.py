@@ -1,9 +1,11 @@
-"""How a server behaves: what it may take from strangers, how it gathers batches, who computes."""
+"""How a server behaves: where it listens, what it may take from strangers, how it gathers batches, who computes."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+
+BACKLOG = 1024  # connections that wait to be taken
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,21 @@ class Access:
     control: bool = False
     explain: bool = True
     reflection: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens. Ports: 0 for a free one, None for none. certificate, key: files in PEM, for TLS."""
+
+    host: str = "127.0.0.1"
+    http_port: int | None = 8000
+    grpc_port: int | None = 8001
+    certificate: str = ""
+    key: str = ""
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.certificate else "http"
 
 
 def usable_cores() -> list[int]:
