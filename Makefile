@@ -20,7 +20,7 @@ demo: .venv/.train          ## train, evaluate and predict on an embedded data s
 # Triton is imported for its interpreter or for a device, once a process.
 NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
             torchscript tensorrt export_triton quantize quantize_parts benchmark benchmark_compare every_format engine_exports \
-            triton_attention triton_model triton_norm triton_diagonals triton_products triton_compile triton_package)
+            triton_attention triton_model triton_norm triton_diagonals triton_products triton_rounding triton_compile triton_package)
 
 # $(call run_tests,MARKERS): two files at a time. A file without such tests (exit code 5) is no failure.
 define run_tests

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PARTS = ("kernels", "products", "inference", "training", "tiles")
+PARTS = ("kernels", "products", "inference", "sessions", "training", "tiles")
 TINY8, TINY16 = "swinv2_tiny_window8_256", "swinv2_tiny_window16_256"
 BASE16, LARGE24 = "swinv2_base_window16_256", "swinv2_large_window12to24_192to384"
 # model, precision, batches: the goals first, then the rest of the nine models of PaddleClas
@@ -31,6 +31,10 @@ INFERENCE: list[tuple[str, str, list[int]]] = [
         "swinv2_small_window8_256", "swinv2_small_window16_256", "swinv2_base_window8_256",
         "swinv2_base_window12to24_192to384", "swinv2_large_window12to16_192to256")),
     *((name, "fp32", [1, 4, 8, 128]) for name in (TINY16, BASE16, LARGE24)),
+]  # fmt: skip
+SESSIONS = [
+    (TINY8, ["bf16"], [1, 2, 4, 8, 16, 32]), (BASE16, ["bf16", "fp8"], [1, 8, 32, 128]),
+    (LARGE24, ["bf16", "fp8"], [1, 8, 32]),
 ]  # fmt: skip
 TRAINING = [(TINY8, 256, 256), (TINY16, 256, 128), (BASE16, 256, 64), (LARGE24, 384, 12)]  # pixels, batch
 
@@ -96,6 +100,7 @@ def plan(
     import gpu_kernels
     import gpu_models
     import gpu_products
+    import gpu_sessions
 
     dry, rounds = args.dry_run, 1 if args.dry_run else args.rounds
     compiler = {"backend": "aot_eager"} if dry else {"mode": args.compile_mode}
@@ -113,6 +118,11 @@ def plan(
         yield (
             "inference", f"{name} {precision}",
             partial(gpu_models.inference, name, precision, batches, device, rounds, ceiling, compiler),
+        )  # fmt: skip
+    for name, precisions, batches in [("tiny", ["bf16", "fp8"], [1, 2])] if dry else SESSIONS:
+        yield (
+            "sessions", name,
+            partial(gpu_sessions.sessions, name, precisions, batches, device, rounds),
         )  # fmt: skip
     for name, size, batch in [("tiny", 32, 2)] if dry else TRAINING:
         yield "training", name, partial(gpu_models.training, name, size, batch, device, rounds, compiler)

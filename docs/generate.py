@@ -476,6 +476,18 @@ def gpu_training() -> str:
     return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
 
 
+def float8_answers() -> str:
+    """What layers in float8 change: held-out pictures of a trained model, and logits of one with random weights."""
+    result = json.loads((RESULTS / "float8.json").read_text())
+    rows: list[tuple[object, ...]] = []
+    for row in (*result["answers"], *result["random"]):
+        kept = f"{row['same_class']} of {row['pictures']}" if "same_class" in row else ""
+        right = f"{100 * row['correct'] / row['pictures']:.2f} %" if "correct" in row else ""
+        name = f"`{row['model']}`, random weights" if row in result["random"] else row["model"]
+        rows.append((name, row["float8"], kept, right, f"{row['norm']:.2e}", f"{row['largest']:.2e}"))
+    return table("model | in float8 | class of fp32 | accuracy | error of the logits | of the worst", rows)
+
+
 def gpu_results() -> dict:
     path = RESULTS / "gpu.json"
     return json.loads(path.read_text()) if path.exists() else {"kernels": [], "inference": [], "training": []}
@@ -515,6 +527,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_kernels": gpu_kernels,
     "gpu_products": gpu_products,
     "gpu_training": gpu_training,
+    "float8_answers": float8_answers,
     "from_nothing": lambda: rule(rules.FROM_NOTHING),
 }
 

@@ -42,6 +42,8 @@ def compiled(
         name = parameter.name
         if name in constants:
             types[name] = "constexpr"
+        elif name == "rounded":
+            types[name] = "*fp8e4nv"
         elif name in maps:
             types[name] = f"*{ELEMENTS[dtype]}"
         else:
@@ -56,7 +58,7 @@ def compiled(
 
 
 FLOATS = {"scale", "bias", "sums", "deltas", "dscale", "dbias"}
-FLOATS |= {"weight", "shift", "keep", "means", "inverses", "dweight", "dshift"}
+FLOATS |= {"weight", "shift", "keep", "means", "inverses", "dweight", "dshift", "scales"}
 
 
 def _resources(ptx: str) -> tuple[int, int]:

@@ -25,6 +25,7 @@ def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
         "kernels",
         "products",
         "inference",
+        "sessions",
         "training",
         "tiles",
     ]
@@ -41,6 +42,9 @@ def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
     for row in result["inference"]:
         assert row["failed"] == {}
         assert {"timm eager", "timm compiled", "transformers eager", "swinv2 folded"} <= set(row["median_ms"])
+    one, two, float8 = result["sessions"]
+    assert set(one["median_ms"]) == set(two["median_ms"]) == {"launched"}  # graphs are of devices
+    assert float8["failed"].startswith("fp8 needs a CUDA device")
     (steps,) = result["training"]
     assert set(steps["median_ms"]) == {"timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled"}
     assert all(row["failed"] == {} for row in result["tiles"])

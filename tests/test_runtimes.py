@@ -164,8 +164,8 @@ def test_cuda_gives_the_logits_of_the_model(model, precision, limit):
         ({"runtime": "tensorflow"}, "no runtime is called 'tensorflow'; there are auto, engine, torch"),
         ({"device": "tpu"}, "torch runs on cpu, cuda, mps, not on 'tpu'"),
         ({"device": "cuda:x"}, "'cuda:x' is no device"),
-        ({"precision": "int3"}, "torch computes in fp32, bf16, fp16, not in 'int3'"),
-        ({"runtime": "torch", "precision": "int8"}, "torch computes in fp32, bf16, fp16, not in 'int8'"),
+        ({"precision": "int3"}, "torch computes in fp32, bf16, fp16, fp8, not in 'int3'"),
+        ({"runtime": "torch", "precision": "int8"}, "torch computes in fp32, bf16, fp16, fp8, not in 'int8'"),
         ({"threads": 0}, "threads is 0; give at least 1"),
     ],
 )

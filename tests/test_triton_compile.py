@@ -23,6 +23,7 @@ from swinv2.ops.triton import (
     norm_op,
     products,
     products_op,
+    rounding,
     small,
 )
 
@@ -152,3 +153,12 @@ def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability
             # Those of Hopper take 64 tokens at least.
             units = "wgmma" if capability == 90 and constants["TOKENS"] >= 64 else "mma.sync"
             assert units in made.ptx, f"{name} has no products of matrices by tensor cores"
+
+
+@pytest.mark.parametrize("channels", [256, 6144])
+def test_rounding_to_float8_spills_nothing(channels):
+    made = compiled(
+        rounding.round_tile, rounding.tile(channels) | {"num_stages": 1}, {"x"}, torch.bfloat16, 90
+    )
+    assert made.spilled <= SOME, f"{made.spilled} bytes"
+    assert re.search(r"cvt\.rn\.satfinite\.e4m3x2\.f32", made.ptx), "the device has an instruction for it"

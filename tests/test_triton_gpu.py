@@ -14,6 +14,7 @@ from conftest import SMALL, randomized
 from products import MERGED, assert_products_at_most_twice_eager, filled, layer_norm, linear
 
 from swinv2.artifact import Record
+from swinv2.float8 import Float8Linear, rounded
 from swinv2.fold import fold
 from swinv2.model import Offsets, SwinV2, create_model
 from swinv2.ops import choose, position, products, triton, window_attention
@@ -158,6 +159,29 @@ def test_a_package_computes_with_our_kernels_and_without_our_code(tmp_path):
     subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True)
     found = torch.load(tmp_path / "logits.pt")
     assert (found - exact).abs().max() <= 8e-2 * exact.abs().max()
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs capability 8.9"
+)
+@pytest.mark.parametrize("by_triton", [True, False])
+def test_float8_on_a_device_is_that_of_its_values_in_float32(by_triton, monkeypatch):
+    monkeypatch.setattr(triton, "IS_CHOSEN", by_triton)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 256, generator=g).bfloat16()
+    layer = torch.nn.Linear(256, 512).bfloat16()
+    here, there = Float8Linear(layer), Float8Linear(layer).cuda()
+    small, scale = rounded(x)
+    found, found_scale = rounded(x.cuda())
+    torch.testing.assert_close(found_scale.cpu(), scale, rtol=1e-6, atol=0)
+    assert (found.cpu().float() != small.float()).sum() <= 1e-3 * x.numel()
+    torch.testing.assert_close(there(x.cuda()).cpu(), here(x), rtol=1e-2, atol=1e-2)
+
+
+def test_a_session_in_float8_answers_nearly_as_in_bfloat16():
+    model = with_record()
+    half, small = (TorchSession(model, device="cuda", precision=p).run(pictures(5)) for p in ("bf16", "fp8"))
+    assert 0 < abs(half - small).max() <= 0.2 * abs(half).max()
 
 
 def test_a_step_of_training_never_waits_and_is_a_graph():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # precision -> largest difference of two logits allowed, as a share of the largest logit. float32 is rounding in
 # another order; bfloat16 has 8 bits through 12 to 24 blocks; the accuracy of int8 is judged by quantize on labelled
 # or many pictures, here it must only be the same network.
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 8e-2, "int8": 3e-1}
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 8e-2, "fp8": 3e-1, "int8": 3e-1}
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def command(
     top_k: int = 5,
     runtime: str = "auto",
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8"] = "auto",
     batch_size: int = 8,
     threads: int | None = None,
     private_urls: bool = False,

@@ -26,7 +26,7 @@ RuntimeName = Literal[
     "auto", "engine", "torch", "onnx", "openvino", "pt2", "torchscript", "tensorrt", "executorch", "litert", "ncnn",
     "mnn", "coreml",
 ]  # fmt: skip
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8"]
 
 
 def command(

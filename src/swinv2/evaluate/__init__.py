@@ -192,7 +192,7 @@ def command(
     workers: int | None = None,
     runtime: str = "auto",
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8"] = "auto",
     threads: int | None = None,
     unreadable: Literal["stop", "wrong"] = "stop",
     real_labels: str | None = None,

@@ -38,7 +38,7 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime(
             "torch", "PyTorch, the folded network",
             suffixes=(".safetensors", ".pth", ".pt", ".bin", ".pdparams"), names=True,
-            devices=("cpu", "cuda", "mps"), precisions=("fp32", "bf16", "fp16"),
+            devices=("cpu", "cuda", "mps"), precisions=("fp32", "bf16", "fp16", "fp8"),
             package="torch", extra="torch", module="swinv2.runtimes.torch",
         ),
         Runtime(
@@ -156,7 +156,7 @@ def open_session(
     Args:
         runtime: a key of RUNTIMES; "auto" takes the first that opens the file and can run it here.
         device: cpu, cuda, cuda:1, mps, ...; "auto" takes the fastest kind that is there.
-        precision: of the computation: fp32, bf16, fp16 or int8; "auto" takes that of the file, fp32 where it
+        precision: of the computation: fp32, bf16, fp16, fp8 or int8; "auto" takes that of the file, fp32 where it
             does not say.
         threads: of the computation on a CPU; default: what the runtime chooses.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from swinv2.artifact import Record
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 
 
 class Unsupported(ValueError):

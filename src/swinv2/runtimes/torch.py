@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swinv2 import float8
 from swinv2.artifact import Record
 from swinv2.checkpoints import load
+from swinv2.float8 import in_float8
 from swinv2.fold import fold
 from swinv2.model import CACHED_VALUES, SwinV2
 from swinv2.runtimes.base import Session
@@ -44,11 +46,12 @@ class TorchSession(Session):
             raise ValueError(why)
         self.record, self.precision = model.record, precision
         self.device = fastest_device() if device == "auto" else device
-        size, dtype = self.record.preprocess.size, DTYPES[precision]
+        size, dtype = self.record.preprocess.size, DTYPES["bf16" if precision == "fp8" else precision]
         on_cuda = torch.device(self.device).type == "cuda"
         if graphs and not on_cuda:
             raise ValueError(f"graphs are of CUDA devices, and the device is {self.device}; leave graphs out")
-        self._network = fold(model, image_size=size, dtype=dtype).to(self.device)
+        network = fold(model, image_size=size, dtype=dtype)
+        self._network = (in_float8(network) if precision == "fp8" else network).to(self.device)
         wanted = graphs or (graphs is None and on_cuda and os.environ.get(VARIABLE) == "1")
         self._graphs = Graphs(self._network, CudaRecorder(self.device)) if wanted else None
 
@@ -100,10 +103,11 @@ def open(
 
 def unsupported(device: str, precision: str) -> str | None:
     """Why PyTorch cannot compute on this device here; None where it can."""
-    if precision not in ("auto", *DTYPES):
-        return f"torch computes in {', '.join(DTYPES)}, not in {precision!r}"
-    if device == "auto":
+    if precision not in ("auto", *DTYPES, "fp8"):
+        return f"torch computes in {', '.join((*DTYPES, 'fp8'))}, not in {precision!r}"
+    if device == "auto" and precision != "fp8":
         return None
+    device = fastest_device() if device == "auto" else device
     try:
         kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError:
@@ -114,7 +118,7 @@ def unsupported(device: str, precision: str) -> str | None:
         return f"torch sees {torch.cuda.device_count()} CUDA devices here, and {device} is not among them"
     if kind == "mps" and not torch.backends.mps.is_available():
         return "torch sees no Apple GPU here; use device cpu"
-    return None
+    return float8.unsupported(device) if precision == "fp8" else None
 
 
 def fastest_device() -> str:

@@ -24,7 +24,7 @@ def command(
     no_grpc: bool = False,
     runtime: str = "auto",
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8"] = "auto",
     workers: int = 1,
     threads: int | None = None,
     worker_threads: bool = False,

@@ -16,7 +16,7 @@ from swinv2.serve.worker import Opened, Worker, workers
 
 # How far the logits of one image may move between a run of its own and a batch, as a share of the largest. Other
 # sums are rounded in another order; what is further away is another answer.
-SAME = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 4e-2, "int8": 1e-1}
+SAME = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 4e-2, "fp8": 1e-1, "int8": 1e-1}
 
 
 class Version:

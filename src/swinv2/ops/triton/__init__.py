@@ -64,7 +64,8 @@ def _asked(device: str, index: int | None) -> str | None:
     import swinv2.ops.triton.diagonals
     import swinv2.ops.triton.norm_op
     import swinv2.ops.triton.op
-    import swinv2.ops.triton.products_op  # noqa: F401  each registers operators of torch.ops.swinv2
+    import swinv2.ops.triton.products_op
+    import swinv2.ops.triton.rounding  # noqa: F401  each registers operators of torch.ops.swinv2
 
     return None
 
