@@ -1,10 +1,12 @@
 """How long a server takes from the start of its process until it is ready, and until it has answered.
 
-    python benchmarks/serve_start.py [--model swinv2_tiny_window8_256] [--runs 7]
+    python -m venv /tmp/serving && /tmp/serving/bin/pip install ".[serve,onnx,openvino]"
+    python benchmarks/serve_start.py --python /tmp/serving/bin/python [--model swinv2_tiny_window8_256] [--runs 7]
 
 `swinv2 serve` with the artifact on the engine and with exports, without torch (goal: ready in under 2 s). Ready is what
-/v2/health/ready says: the model is loaded, warmed up and checked. Whole processes in turns, the first of each not
-counted. Medians go to benchmarks/results/serve-start.json; docs/generate.py makes the table of docs/serve.md.
+/v2/health/ready says: the model is loaded, warmed up and checked. The environment is one with nothing else, as servers
+have; packages beside it are imported too. Whole processes in turns, the first of each not counted. Medians go to
+benchmarks/results/serve-start.json; docs/generate.py makes the table of docs/serve.md.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ def export(source: Path, runtime: str, folder: Path) -> Path:
     return path
 
 
-def start(model: Path, picture: bytes) -> tuple[float, float]:
+def start(python: str, model: Path, picture: bytes) -> tuple[float, float]:
     """Seconds until the server is ready, and until it has said what the picture shows."""
     port = free_port()
-    command = [sys.executable, "-m", "swinv2", "serve", f"{NAME}:{model}", "--http-port", str(port), "--no-grpc",
+    command = [python, "-m", "swinv2", "serve", f"{NAME}:{model}", "--http-port", str(port), "--no-grpc",
                "--quiet"]  # fmt: skip
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -69,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="swinv2_tiny_window8_256")
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--python", default=sys.executable, help="of the environment that serves")
     parser.add_argument("--output", type=Path, default=RESULTS / "serve-start.json")
     args = parser.parse_args()
     picture, times = pictures()[0], {name: [] for name in FORMATS}
@@ -77,7 +80,7 @@ def main() -> None:
         models = {name: export(source, name, Path(folder)) for name in FORMATS}
         for run in range(args.runs + 1):
             for name, model in models.items():
-                taken = start(model, picture)
+                taken = start(args.python, model, picture)
                 print(name, *(f"{seconds:.2f}" for seconds in taken), flush=True)
                 if run:
                     times[name].append(taken)
