@@ -219,6 +219,12 @@ def test_a_malicious_pdparams_is_refused_and_nothing_of_it_runs(name, protocol, 
     assert not canary.exists()
 
 
+# In every checkpoint of mmengine: arrays of numpy, and getattr. What stands for them in a .pth does nothing at all.
+UNREAD = {
+    "getattr", "reconstruct another class", "array of records", "array of text", "dtype with object flags",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("name", NAMES)
@@ -227,12 +233,13 @@ def test_a_malicious_pth_is_refused_and_nothing_of_it_runs(name, zipped, suffix,
     saved = {"model": {"w": torch.zeros(2)}, "x": attacks(canary)[name]}
     torch.save(saved, bad, _use_new_zipfile_serialization=zipped)
     try:
-        read_tensors(bad)
+        assert read_tensors(bad).keys() == {"w"}
     except ArtifactError as error:
         assert f"bad{suffix} is " in str(error)
         assert "\n" not in str(error)
-    else:  # Counter, set and codecs.encode are on torch's own list, and make data
-        assert name in ("a class of the standard library", "set", "codecs rot13")
+    else:
+        on_the_list_of_torch = {"a class of the standard library", "set", "codecs rot13"}  # they make data
+        assert name in on_the_list_of_torch | UNREAD
     assert not canary.exists()
 
 

@@ -15,7 +15,7 @@ from swinv2.verbs import Exit, UsageError, make_callable
 if TYPE_CHECKING:
     from swinv2.checkpoints.dialect import State
 
-To = Literal["swinv2", "microsoft", "timm", "transformers", "torchvision", "paddle", "simmim"]
+To = Literal["swinv2", "microsoft", "timm", "transformers", "torchvision", "mmpretrain", "paddle", "simmim"]
 SUFFIXES: dict[str, str] = {
     ".safetensors": "swinv2",
     ".pth": "microsoft",
@@ -32,6 +32,7 @@ class Conversion:
         recognised: dialect of the source; written: that of the result.
         dropped: what was in the source and is not in the result, in words.
         assumed: what nothing said and had to be taken for granted, in words.
+        guessed: what the class names are a guess from, in words; empty where they are none.
         new: parameters with random values.
     """
 
@@ -45,6 +46,7 @@ class Conversion:
     class_names: bool
     dropped: tuple[str, ...]
     assumed: str
+    guessed: str
     new: tuple[str, ...]
 
 
@@ -64,8 +66,8 @@ def command(
 ) -> int:
     """Move weights between libraries.
 
-    Reads the files of Microsoft, SimMIM, timm, transformers, torchvision and PaddleClas, recognised by what
-    is in them, and swinv2's own; writes any of them. Without --to the suffix of the result decides:
+    Reads the files of Microsoft, SimMIM, timm, transformers, torchvision, mmpretrain and PaddleClas,
+    recognised by what is in them, and swinv2's own; writes any of them. Without --to the suffix of the result decides:
     .safetensors is swinv2's own file, .pth Microsoft's, .pdparams PaddleClas', and a name without suffix a
     folder for transformers.
 
@@ -77,7 +79,7 @@ def command(
         architecture: which variant the source is, where it does not say; any of the names in `swinv2 models`.
         image_size: image size of the source, where neither it nor its architecture says.
         window: attention window of the source, where neither it nor its architecture says.
-        classes: class names. "auto" takes those beside the source, else ImageNet's for 1000 and 21841
+        classes: class names. "auto" takes those in or beside the source, else ImageNet's for 1000 and 21841
             classes; "imagenet", "none", or a text file with one name a line.
         num_classes: another number of classes: a new head, or the 1000 of ImageNet-1k out of a 22k head; 0
             for none.
@@ -88,6 +90,7 @@ def command(
         swinv2 convert swinv2_tiny_patch4_window8_256.pth model.safetensors
         swinv2 convert best_model.pdparams model.safetensors --classes names.txt
         swinv2 convert model.safetensors for_transformers --to transformers
+        swinv2 convert model.safetensors model.pth --to mmpretrain
     """
     done = convert(
         source, result, to=to, architecture=architecture, image_size=image_size, window=window, classes=classes,
@@ -102,6 +105,11 @@ def command(
         f"classes     {done.classes:,}, {named}" if done.classes else "classes     none (a backbone)",
         *(f"dropped     {what}" for what in done.dropped),
         *([f"assumed     {done.assumed}"] if done.assumed else []),
+        *(
+            [f"guessed     {done.guessed} (--classes imagenet, none or names.txt decides)"]
+            if done.guessed
+            else []
+        ),
         *([f"random      {', '.join(done.new)}"] if done.new else []),
         f"written     {done.written}: {done.result}, read back and equal",
     )
@@ -161,7 +169,8 @@ def convert(
         dropped = _write(path, checkpoints.DIALECTS[to], record, tensors)
     return Conversion(
         str(source), str(path), checkpoint.dialect, to, record.config.architecture, parameters(record.config),
-        record.config.num_classes, bool(record.classes), (*checkpoint.dropped, *dropped), checkpoint.assumed, new,
+        record.config.num_classes, bool(record.classes), (*checkpoint.dropped, *dropped), checkpoint.assumed,
+        checkpoint.guessed if record.classes else "", new,
     )  # fmt: skip
 
 
@@ -174,7 +183,9 @@ def _target(path: Path, to: str | None) -> str:
         raise UsageError(
             f"{path} has the suffix {suffix}, which does not say what to write; add --to, one of {_names()}"
         )
-    allowed = {"swinv2": (".safetensors",), "paddle": (".pdparams",), "transformers": ("",)}
+    allowed = {
+        "swinv2": (".safetensors",), "paddle": (".pdparams",), "transformers": ("",), "mmpretrain": (".pth", ".pt"),
+    }  # fmt: skip
     suffixes = allowed.get(to, (".pth", ".pt", ".bin", ".safetensors"))
     if suffix not in suffixes:
         words = (
@@ -203,13 +214,14 @@ def _fresh(record: Any, names: Sequence[str]) -> State:
 def _write(path: Path, dialect: Any, record: Any, tensors: State) -> tuple[str, ...]:
     """Write for another library, whole or not at all; returns what it does not take."""
     from swinv2.artifact import ArtifactError
-    from swinv2.checkpoints import beside, files
+    from swinv2.checkpoints import MMPRETRAIN, beside, files, mmengine
 
     if why := dialect.unsupported(record.config):
         raise ArtifactError(f"{dialect.name} cannot express {record.config.architecture}: {why}")
     state = dialect.from_official(tensors, record.config)
     if dialect.suffix:
-        files.write_tensors(path, state, container=dialect.container)
+        meta = mmengine.write_meta(record) if dialect is MMPRETRAIN else None
+        files.write_tensors(path, state, container=dialect.container, meta=meta)
         back = files.read_tensors(path)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -203,6 +203,17 @@ def find_file(file_name: str) -> Weights | None:
     return next((w for w in WEIGHTS.values() if w.file == file_name), None)
 
 
+def is_published(path: Path, sha256: str) -> bool:
+    """Whether a file is published weights, by its official name, its place in the hub's cache, or a known hash."""
+    folders = {f"models--{place.replace('/', '--')}" for w in WEIGHTS.values() for place, _ in w.repositories}
+    known = [w.sha256 for w in WEIGHTS.values() if w.sha256]
+    return (
+        find_file(path.name) is not None
+        or not folders.isdisjoint(path.absolute().parts)
+        or sha256.startswith(tuple(known))
+    )
+
+
 def cache_folder() -> Path:
     """Where artifacts and downloads are kept: SWINV2_HOME, else ~/.cache/swinv2."""
     return Path(os.environ.get("SWINV2_HOME") or Path.home() / ".cache" / "swinv2")

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from swinv2 import __version__, artifact, labels, weights
 from swinv2.artifact import ArtifactError, Record
-from swinv2.checkpoints import adapt, beside, buffers, files, geometry
+from swinv2.checkpoints import adapt, beside, buffers, files, geometry, mmengine
 from swinv2.checkpoints.dialect import Dialect, State
 from swinv2.checkpoints.microsoft import MICROSOFT
+from swinv2.checkpoints.mmpretrain import MMPRETRAIN
 from swinv2.checkpoints.paddle import PADDLE
 from swinv2.checkpoints.simmim import SIMMIM
 from swinv2.checkpoints.timm import TIMM
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["DIALECTS", "Checkpoint", "load", "read", "read_published", "save"]
 
 DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (MICROSOFT, SIMMIM, TIMM, TRANSFORMERS, TORCHVISION, PADDLE)
+    dialect.name: dialect
+    for dialect in (MICROSOFT, SIMMIM, TIMM, TRANSFORMERS, TORCHVISION, MMPRETRAIN, PADDLE)
 }
 
 
@@ -54,6 +56,7 @@ class Checkpoint:
         missing: parameters that the file lacks and that the caller allowed to be new.
         dropped: what was in the file and is no part of the model, in words.
         assumed: what nothing said and had to be taken for granted, in words.
+        guessed: what the class names are a guess from, in words; empty where they are none.
     """
 
     dialect: str
@@ -62,6 +65,7 @@ class Checkpoint:
     missing: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     assumed: str = ""
+    guessed: str = ""
 
 
 def load(
@@ -138,8 +142,9 @@ def read(
     Args:
         source, architecture, allow_new: as in load().
         image_size, window: what the weights were made for, where nothing in the file or beside it says so.
-        classes: "auto" takes the names beside the weights, else those of ImageNet for 1000 and 21841 classes;
-            "imagenet" and "none" decide; anything else is a text file with one name a line.
+        classes: "auto" takes the names in the file or beside it, else those of ImageNet for 1000 and 21841
+            classes, which is a guess where the file is no published weights; "imagenet" and "none" decide;
+            anything else is a text file with one name a line.
     """
     path = _find(source)
     if path.is_dir():
@@ -147,27 +152,42 @@ def read(
     if artifact.is_artifact(path):
         record, tensors = artifact.read(path, framework="pt")
         return Checkpoint("swinv2", record, tensors)
-    dialect, official, dropped = _to_official(files.read_tensors(path), str(path))
-    found, published = beside.read_beside(path, dialect.name), weights.find_file(path.name)
+    content, digest = files.read(path), file_sha256(path)
+    dialect, official, dropped = _to_official(content.tensors, str(path))
+    is_openmmlab = dialect is MMPRETRAIN
+    found = mmengine.read_meta(content.meta) if is_openmmlab else beside.read_beside(path, dialect.name)
+    published = weights.find_file(path.name)
     config, assumed = geometry.infer(
         official, str(path),
         architecture=architecture or (published.architecture if published else None),
-        described=found.config, names=geometry.names_of(path), image_size=image_size, window=window,
+        described=found.config, names=geometry.names_of(path), image_size=image_size or found.image_size, window=window,
     )  # fmt: skip
+    if found.image_size not in (None, config.image_size):
+        if architecture is None and image_size is None:
+            expected, described = ("x".join(map(str, size)) for size in (config.image_size, found.image_size))
+            raise ArtifactError(
+                f"{path} is a Swin V2 for {expected} pixels, and the settings in it prepare pictures of {described}; "
+                f"give the architecture that it is (--architecture)"
+            )
+        found = replace(found, preprocess=None)
     tensors, missing = _complete(config, official, str(path), allow_new)
     if derived := sum(buffers.PATTERN.fullmatch(name) is not None for name in official):
         dropped = (*dropped, f"{derived} derived buffers")
-    record = _describe(config, found, published, _labels(classes, config, found), str(path))
+    if found.blue_first:
+        tensors = adapt.reversed_channels(tensors)
+        dropped = (*dropped, "the order of its channels, blue first; the stem now takes red first")
+    names, guessed = _labels(classes, config, found, is_published=weights.is_published(path, digest))
+    record = _describe(config, found, published, names, str(path))
     provenance = {
         "source": path.name,
-        "source_sha256": file_sha256(path),
+        "source_sha256": digest,
         "dialect": dialect.name,
         "converted_with": f"swinv2 {__version__}",
         **({"assumed": assumed} if assumed else {}),
+        **({"class_names": f"guessed: {guessed}"} if guessed else {}),
     }
-    return Checkpoint(
-        dialect.name, replace(record, provenance=provenance), tensors, missing, dropped, assumed
-    )
+    record = replace(record, provenance=provenance)
+    return Checkpoint(dialect.name, record, tensors, missing, dropped, assumed, guessed)
 
 
 def read_published(path: Path, published: Weights, *, origin: str) -> tuple[Record, State]:
@@ -267,14 +287,20 @@ def _build(config: SwinV2Config, tensors: State, *, random: tuple[str, ...]) -> 
     return model
 
 
-def _labels(classes: str, config: SwinV2Config, found: beside.Beside) -> labels.Labels:
-    if classes == "none" or not config.num_classes:
-        return labels.Labels(())
+def _labels(
+    classes: str, config: SwinV2Config, found: beside.Beside, *, is_published: bool
+) -> tuple[labels.Labels, str]:
+    """The class names, and in words what they are a guess from; empty where they are none."""
+    count = config.num_classes
+    if classes == "none" or not count:
+        return labels.Labels(()), ""
     if classes not in ("auto", "imagenet"):
-        return labels.read_names(classes)
-    if classes == "auto" and (found.classes or config.num_classes not in labels.SUBSETS):
-        return labels.Labels(found.classes)
-    return labels.imagenet(config.num_classes)
+        return labels.read_names(classes), ""
+    if classes == "auto" and (found.classes or count not in labels.SUBSETS):
+        return labels.Labels(found.classes), ""
+    if classes == "imagenet" or is_published:
+        return labels.imagenet(count), ""
+    return labels.imagenet(count), f"the names of {labels.SUBSETS[count]}, from the number of classes alone"
 
 
 def _describe(

@@ -50,6 +50,7 @@ def adapt(
 
 def _with_classes(record: Record, state: State, num_classes: int) -> tuple[Record, State, tuple[str, ...]]:
     config = replace(record.config, num_classes=num_classes)
+    about = {key: value for key, value in record.provenance.items() if key != "class_names"}
     body = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     if record.config.num_classes == 21841 and num_classes == 1000:
         rows = torch.tensor(labels.map_22k_to_1k())
@@ -57,7 +58,7 @@ def _with_classes(record: Record, state: State, num_classes: int) -> tuple[Recor
         names, synsets = labels.imagenet(1000) if record.classes else ((), ())
         return replace(record, config=config, classes=names, synsets=synsets), body | head, ()
     new = ("head.weight", "head.bias") if num_classes else ()
-    return replace(record, config=config, classes=(), synsets=()), body, new
+    return replace(record, config=config, classes=(), synsets=(), provenance=about), body, new
 
 
 def _with_channels(record: Record, state: State, in_chans: int) -> tuple[Record, State]:
@@ -89,6 +90,11 @@ def _with_channels(record: Record, state: State, in_chans: int) -> tuple[Record,
         preprocess=replace(record.preprocess, mean=tuple(means), std=tuple(stds)),
     )
     return record, state | {f"{STEM}.{part}": t.to(state[f"{STEM}.{part}"]) for part, t in adapted.items()}
+
+
+def reversed_channels(state: Mapping[str, Tensor]) -> State:
+    """The same weights for pictures whose channels come in the opposite order."""
+    return {name: tensor.flip(1) if name == f"{STEM}.weight" else tensor for name, tensor in state.items()}
 
 
 def _with_size(record: Record, image_size: int | Pair | None, window: int | None) -> Record:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swinv2.artifact import ArtifactError, Record
-from swinv2.config import VARIANTS, SwinV2Config, pair, resolve
+from swinv2.config import VARIANTS, Pair, SwinV2Config, pair, resolve
 from swinv2.preprocess import Preprocess
 
 _BICUBIC, _BILINEAR = 3, 2  # Pillow's numbers, as transformers writes them
@@ -18,11 +18,18 @@ _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_absolute_embeddings
 
 @dataclass(frozen=True)
 class Beside:
-    """What was found; None and () where nothing was said."""
+    """What was found; None and () where nothing was said.
+
+    Args:
+        image_size: where it is said and the rest of the config is not.
+        blue_first: the weights take the channels in the order of OpenCV; the preprocessing is given red first.
+    """
 
     config: SwinV2Config | None = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
+    image_size: Pair | None = None
+    blue_first: bool = False
 
 
 def read_beside(weights: Path, dialect: str) -> Beside:

@@ -13,7 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,40 @@ CONTAINERS = (
 PREFIXES = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch.compile, a wrapping module
 
 _TORCH_ZIP, _TORCH_OLD, _PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80"
-# Plain data that official training scripts store beside the weights: read as what holds data and does nothing.
-_PLAIN: list[Any] = [(OrderedDict, "yacs.config.CfgNode"), argparse.Namespace]
+
+
+class Content(NamedTuple):
+    """What is in a checkpoint file.
+
+    Args:
+        tensors: the parameters, with the names they have there.
+        meta: what mmengine and mmcv store under that name beside them; empty where there is nothing.
+    """
+
+    tensors: State
+    meta: Mapping[str, Any]
+
+
+class _Unread:
+    """Stands for an object beside the weights; takes what it is made of, and neither keeps nor calls it."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# What training scripts store beside the weights, read as what holds data and does nothing: settings, and the history
+# of the losses in every checkpoint of mmengine, whose pickle asks for numpy's arrays and for getattr.
+_BESIDE: list[Any] = [
+    (OrderedDict, "yacs.config.CfgNode"), argparse.Namespace, (dict, "mmengine.config.config.ConfigDict"),
+    (_Unread, "mmengine.logging.history_buffer.HistoryBuffer"), (_Unread, "builtins.getattr"),
+    *((_Unread, f"numpy.{name}") for name in (
+        "ndarray", "dtype", "_core.multiarray._reconstruct", "core.multiarray._reconstruct",
+        "_core.multiarray.scalar", "core.multiarray.scalar",
+    )),
+]  # fmt: skip
 
 
 def weight_file(folder: Path) -> Path:
@@ -59,7 +91,12 @@ def weight_file(folder: Path) -> Path:
 
 
 def read_tensors(path: Path) -> State:
-    """The parameters in a checkpoint file, with the names they have there.
+    """The parameters in a checkpoint file, with the names they have there; raises what read() does."""
+    return read(path).tensors
+
+
+def read(path: Path) -> Content:
+    """What is in a checkpoint file.
 
     Raises:
         FileNotFoundError, ArtifactError: what is wrong with the file, and what to do.
@@ -76,14 +113,18 @@ def read_tensors(path: Path) -> State:
         raise ArtifactError(
             f"{path} is {_guess(start)}; give a .safetensors, .pth, .pt, .bin or .pdparams file"
         )
-    return _strip_prefixes(_innermost(content, path))
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    return Content(_strip_prefixes(_innermost(content, path)), meta if isinstance(meta, Mapping) else {})
 
 
-def write_tensors(path: Path, state: Mapping[str, Tensor], *, container: str = "") -> None:
+def write_tensors(
+    path: Path, state: Mapping[str, Tensor], *, container: str = "", meta: Mapping[str, Any] | None = None
+) -> None:
     """Write by suffix: .safetensors, .pdparams, or a pickle of torch. Complete under its name, or not at all.
 
     Args:
         container: key that the tensors lie under in a pickle of torch; empty for none.
+        meta: what lies beside them there, under this name.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
@@ -91,7 +132,8 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], *, container: str = "
     elif path.suffix == ".pdparams":
         write_whole(path, lambda part: pdparams.write(part, _to_numpy(state)))
     else:
-        write_whole(path, lambda part: torch.save({container: state} if container else state, part))
+        content = {container: state} if container else state
+        write_whole(path, lambda part: torch.save({"meta": dict(meta)} | content if meta else content, part))
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:
@@ -108,7 +150,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_BESIDE):
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, MemoryError, ...

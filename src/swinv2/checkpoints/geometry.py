@@ -84,8 +84,8 @@ def infer(
         assumed = f"image size {side}, the smallest that its windows fit in"
         return _from_buffers(shapes, found, (side, side), where), assumed
     if image_size is not None and window is not None:
-        given = Windows((window,) * stages, (window,) * stages, pair(image_size))
-        return _from_buffers(shapes, given, pair(image_size), where), ""
+        whole = {"window": window, "image_size": pair(image_size), "pretrained_windows": (0,) * stages}
+        return _built(shapes | whole, where), ""
     raise ArtifactError(
         f"{where} is no published variant (embed_dim {shapes['embed_dim']}, depths {_words(shapes['depths'])}) "
         f"and does not say its window and image size; give both (swinv2 convert --image-size and --window, or "
@@ -226,9 +226,21 @@ def _fit(
 def _from_buffers(shapes: dict[str, Any], buffers: Windows, image_size: Pair, where: str) -> SwinV2Config:
     same = buffers.trained == buffers.windows  # then 0 says so, and is what the variants say
     pretrained = tuple(pair(0 if same else trained) for trained in buffers.trained)
-    window = max(buffers.windows)
+    given = {"window": max(buffers.windows), "image_size": image_size, "pretrained_windows": pretrained}
+    config = _built(shapes | given, where)
+    solved = tuple(stage.window[0] for stage in config.stages(*image_size))
+    if solved != buffers.windows:
+        height, width = image_size
+        raise ArtifactError(
+            f"{where} has the windows {_words(buffers.windows)} in its stages, and Swin V2 has {_words(solved)} for a "
+            f"picture of {height}x{width}; give the image size that goes with them (--image-size, or image_size=)"
+        )
+    return config
+
+
+def _built(fields: dict[str, Any], where: str) -> SwinV2Config:
     try:
-        return SwinV2Config(window=window, image_size=image_size, pretrained_windows=pretrained, **shapes)
+        return SwinV2Config(**fields)
     except ValueError as error:
         raise ArtifactError(f"{where} is no Swin V2 that can be built: {error}") from None
 
