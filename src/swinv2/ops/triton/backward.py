@@ -12,33 +12,35 @@ import triton.language as tl
 
 from swinv2.ops.triton.tiles import (
     LOG2E,
+    head_of_item,
+    head_of_map,
     inverse_norm,
     load_rows,
     logits,
     product,
+    share_of_program,
     store_rows,
-    tokens,
-    unravel,
+    tokens_at,
+    window_of,
 )
 
 
 @triton.jit
 def of_logits(
-    q, q_factor, q_place, q_region, q_inside, grad, total, delta, k, k_factor, k_place, k_region, k_inside, v,
-    bias, wraps, N: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q, q_factor, queries, grad, total, delta, k, k_factor, keys, v, bias, wraps, N: tl.constexpr,
+    REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The weights P and the gradient dS of a tile, [queries, keys] in float32.
 
     delta is None where the tile has all keys: then it is the sum of a row of P dP.
     """
     scores = logits(
-        q, q_factor, q_place, q_region, k, k_factor, k_place, k_region, k_inside, bias, wraps,
-        N, REGIONS, PENALTY, RAGGED, PRECISION,
+        q, q_factor, queries, k, k_factor, keys, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
     )  # fmt: skip
     weights = tl.exp2(scores - total[:, None])
     if RAGGED:
-        weights = tl.where(q_inside[:, None], weights, 0.0)  # padding asks nothing
+        _, _, _, inside = queries
+        weights = tl.where(inside[:, None], weights, 0.0)  # padding asks nothing
     of_weights = product(grad, tl.trans(v), PRECISION)
     if delta is None:
         # They sum to one but for the rounding of total, which would remain in delta as an error that all keys share.
@@ -64,27 +66,23 @@ def of_queries(
 ):  # fmt: skip
     N: tl.constexpr = ROWS * COLS
     TILES: tl.constexpr = (N + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)
-    tile, head, item = program % TILES, program // TILES % heads, program // TILES // heads
-    image, number, top, left, wraps = unravel(
-        item, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
+    geometry = H, W, windows_down, windows_across, shift_down, shift_right
+    tile, head, item = share_of_program(heads, TILES)
+    window, number, wraps = window_of(item, geometry, ROWS, COLS)
     C = heads * d
-    qkv += image.to(tl.int64) * H * W * 3 * C + head * d
-    dqkv += image.to(tl.int64) * H * W * 3 * C + head * d
-    out += image.to(tl.int64) * H * W * C + head * d
-    grad += image.to(tl.int64) * H * W * C + head * d
-    bias += ((number * heads if BIAS_OF_WINDOW else 0) + head).to(tl.int64) * N * N
-    sums += (item * heads + head).to(tl.int64) * N
-    deltas += (item * heads + head).to(tl.int64) * N
+    qkv = head_of_map(qkv, window, head, geometry, 3 * C, d)
+    dqkv = head_of_map(dqkv, window, head, geometry, 3 * C, d)
+    out = head_of_map(out, window, head, geometry, C, d)
+    grad = head_of_map(grad, window, head, geometry, C, d)
+    bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
+    sums = head_of_item(sums, item, head, heads, N)
+    deltas = head_of_item(deltas, item, head, heads, N)
 
     q_place = tile * QUERIES + tl.arange(0, QUERIES)
-    q_pixel, q_region, q_inside = tokens(
-        q_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
-    q = load_rows(qkv, q_pixel, q_inside, 3 * C, d, RAGGED)
-    g = load_rows(grad, q_pixel, q_inside, C, d, RAGGED)
-    o = load_rows(out, q_pixel, q_inside, C, d, RAGGED)
+    queries = tokens_at(q_place, window, geometry, ROWS, COLS)
+    q = load_rows(qkv, queries, 3 * C, d, RAGGED)
+    g = load_rows(grad, queries, C, d, RAGGED)
+    o = load_rows(out, queries, C, d, RAGGED)
     total = tl.load(sums + q_place, mask=q_place < N, other=0.0)
     delta = tl.sum(g.to(tl.float32) * o.to(tl.float32), axis=1)
     tl.store(deltas + q_place, delta, mask=q_place < N)
@@ -92,21 +90,18 @@ def of_queries(
 
     of_unit = tl.zeros([QUERIES, d], tl.float32)  # dS times the unit keys: the scale comes at the end
     for start in range(0, N, KEYS):
-        k_place = start + tl.arange(0, KEYS)
-        k_pixel, k_region, k_inside = tokens(
-            k_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        k = load_rows(qkv + C, k_pixel, k_inside, 3 * C, d, RAGGED)
-        v = load_rows(qkv + 2 * C, k_pixel, k_inside, 3 * C, d, RAGGED)
+        keys = tokens_at(start + tl.arange(0, KEYS), window, geometry, ROWS, COLS)
+        k = load_rows(qkv + C, keys, 3 * C, d, RAGGED)
+        v = load_rows(qkv + 2 * C, keys, 3 * C, d, RAGGED)
         k_inverse = inverse_norm(k)
         _, ds = of_logits(
-            q, q_inverse * factor * LOG2E, q_place, q_region, q_inside, g, total, delta, k, k_inverse, k_place,
-            k_region, k_inside, v, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
+            q, q_inverse * factor * LOG2E, queries, g, total, delta, k, k_inverse, keys, v, bias, wraps,
+            N, REGIONS, PENALTY, RAGGED, PRECISION,
         )  # fmt: skip
         unit_k = (k * k_inverse[:, None]).to(k.dtype)
         of_unit += product(ds.to(k.dtype), unit_k, PRECISION)
     unit_q = q * q_inverse[:, None]
-    store_rows(dqkv, q_pixel, q_inside, 3 * C, factor * through_norm(of_unit, unit_q, q_inverse), d, RAGGED)
+    store_rows(dqkv, queries, 3 * C, factor * through_norm(of_unit, unit_q, q_inverse), d, RAGGED)
     # sum of dS times the cosines
     tl.store(dscale + (item * TILES + tile) * heads + head, tl.sum(tl.sum(of_unit * unit_q, axis=1), axis=0))
 
@@ -121,49 +116,42 @@ def of_keys(
 ):  # fmt: skip
     N: tl.constexpr = ROWS * COLS
     TILES: tl.constexpr = (N + KEYS - 1) // KEYS
-    program = tl.program_id(0)
-    tile, head, item = program % TILES, program // TILES % heads, program // TILES // heads
-    image, number, top, left, wraps = unravel(
-        item, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
+    geometry = H, W, windows_down, windows_across, shift_down, shift_right
+    tile, head, item = share_of_program(heads, TILES)
+    window, number, wraps = window_of(item, geometry, ROWS, COLS)
     C = heads * d
-    qkv += image.to(tl.int64) * H * W * 3 * C + head * d
-    dqkv += image.to(tl.int64) * H * W * 3 * C + head * d
-    grad += image.to(tl.int64) * H * W * C + head * d
-    bias += ((number * heads if BIAS_OF_WINDOW else 0) + head).to(tl.int64) * N * N
-    sums += (item * heads + head).to(tl.int64) * N
-    deltas += (item * heads + head).to(tl.int64) * N
+    qkv = head_of_map(qkv, window, head, geometry, 3 * C, d)
+    dqkv = head_of_map(dqkv, window, head, geometry, 3 * C, d)
+    grad = head_of_map(grad, window, head, geometry, C, d)
+    bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
+    sums = head_of_item(sums, item, head, heads, N)
+    deltas = head_of_item(deltas, item, head, heads, N)
 
-    k_place = tile * KEYS + tl.arange(0, KEYS)
-    k_pixel, k_region, k_inside = tokens(
-        k_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
-    k = load_rows(qkv + C, k_pixel, k_inside, 3 * C, d, RAGGED)
-    v = load_rows(qkv + 2 * C, k_pixel, k_inside, 3 * C, d, RAGGED)
+    keys = tokens_at(tile * KEYS + tl.arange(0, KEYS), window, geometry, ROWS, COLS)
+    k = load_rows(qkv + C, keys, 3 * C, d, RAGGED)
+    v = load_rows(qkv + 2 * C, keys, 3 * C, d, RAGGED)
     k_inverse, factor = inverse_norm(k), tl.load(scale + head)
 
     of_unit = tl.zeros([KEYS, d], tl.float32)
     of_v = tl.zeros([KEYS, d], tl.float32)
     for start in range(0, N, QUERIES):
         q_place = start + tl.arange(0, QUERIES)
-        q_pixel, q_region, q_inside = tokens(
-            q_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        q = load_rows(qkv, q_pixel, q_inside, 3 * C, d, RAGGED)
-        g = load_rows(grad, q_pixel, q_inside, C, d, RAGGED)
+        queries = tokens_at(q_place, window, geometry, ROWS, COLS)
+        q = load_rows(qkv, queries, 3 * C, d, RAGGED)
+        g = load_rows(grad, queries, C, d, RAGGED)
         total = tl.load(sums + q_place, mask=q_place < N, other=0.0)
         delta = tl.load(deltas + q_place, mask=q_place < N, other=0.0)
         q_inverse = inverse_norm(q)
         weights, ds = of_logits(
-            q, q_inverse * factor * LOG2E, q_place, q_region, q_inside, g, total, delta, k, k_inverse, k_place,
-            k_region, k_inside, v, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
+            q, q_inverse * factor * LOG2E, queries, g, total, delta, k, k_inverse, keys, v, bias, wraps,
+            N, REGIONS, PENALTY, RAGGED, PRECISION,
         )  # fmt: skip
         of_v += product(tl.trans(weights.to(g.dtype)), g, PRECISION)
         unit_q = (q * q_inverse[:, None]).to(q.dtype)
         of_unit += product(tl.trans(ds.to(q.dtype)), unit_q, PRECISION)
     of_k = factor * through_norm(of_unit, k * k_inverse[:, None], k_inverse)
-    store_rows(dqkv + C, k_pixel, k_inside, 3 * C, of_k, d, RAGGED)
-    store_rows(dqkv + 2 * C, k_pixel, k_inside, 3 * C, of_v, d, RAGGED)
+    store_rows(dqkv + C, keys, 3 * C, of_k, d, RAGGED)
+    store_rows(dqkv + 2 * C, keys, 3 * C, of_v, d, RAGGED)
 
 
 # -> dbias [shares, h, N, N], or [shares, n, h, N, N] where every window has a bias of its own
@@ -178,41 +166,35 @@ def of_bias(
     N: tl.constexpr = ROWS * COLS
     ACROSS: tl.constexpr = (N + KEYS - 1) // KEYS
     TILES: tl.constexpr = (N + QUERIES - 1) // QUERIES * ACROSS
-    program = tl.program_id(0)
-    tile, head = program % TILES, program // TILES % heads
+    geometry = H, W, windows_down, windows_across, shift_down, shift_right
     groups = windows_down * windows_across if BIAS_OF_WINDOW else 1
-    group, share = program // TILES // heads % groups, program // TILES // heads // groups
+    tile, head, share_and_group = share_of_program(heads, TILES)
+    group, share = share_and_group % groups, share_and_group // groups
     C = heads * d
     q_place = tile // ACROSS * QUERIES + tl.arange(0, QUERIES)
     k_place = tile % ACROSS * KEYS + tl.arange(0, KEYS)
     factor = tl.load(scale + head)
-    bias += (group * heads + head).to(tl.int64) * N * N
+    bias = head_of_item(bias, group, head, heads, N * N)
 
     added = tl.zeros([QUERIES, KEYS], tl.float32)
     for item in range(share * groups + group, items, shares * groups):
-        image, _, top, left, wraps = unravel(
-            item, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        maps = qkv + image.to(tl.int64) * H * W * 3 * C + head * d
-        grads = grad + image.to(tl.int64) * H * W * C + head * d
+        window, _, wraps = window_of(item, geometry, ROWS, COLS)
+        maps = head_of_map(qkv, window, head, geometry, 3 * C, d)
+        grads = head_of_map(grad, window, head, geometry, C, d)
         kept = (item * heads + head).to(tl.int64) * N + q_place
-        q_pixel, q_region, q_inside = tokens(
-            q_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        k_pixel, k_region, k_inside = tokens(
-            k_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        q = load_rows(maps, q_pixel, q_inside, 3 * C, d, RAGGED)
-        k = load_rows(maps + C, k_pixel, k_inside, 3 * C, d, RAGGED)
-        v = load_rows(maps + 2 * C, k_pixel, k_inside, 3 * C, d, RAGGED)
-        g = load_rows(grads, q_pixel, q_inside, C, d, RAGGED)
+        queries = tokens_at(q_place, window, geometry, ROWS, COLS)
+        keys = tokens_at(k_place, window, geometry, ROWS, COLS)
+        q = load_rows(maps, queries, 3 * C, d, RAGGED)
+        k = load_rows(maps + C, keys, 3 * C, d, RAGGED)
+        v = load_rows(maps + 2 * C, keys, 3 * C, d, RAGGED)
+        g = load_rows(grads, queries, C, d, RAGGED)
         total = tl.load(sums + kept, mask=q_place < N, other=0.0)
         delta = tl.load(deltas + kept, mask=q_place < N, other=0.0)
         _, ds = of_logits(
-            q, inverse_norm(q) * factor * LOG2E, q_place, q_region, q_inside, g, total, delta, k, inverse_norm(k),
-            k_place, k_region, k_inside, v, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
+            q, inverse_norm(q) * factor * LOG2E, queries, g, total, delta, k, inverse_norm(k), keys, v, bias,
+            wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
         )  # fmt: skip
         added += ds
-    dbias += ((share * groups + group) * heads + head).to(tl.int64) * N * N
+    dbias = head_of_item(dbias, share_and_group, head, heads, N * N)
     places = q_place[:, None] * N + k_place[None, :]
     tl.store(dbias + places, added, mask=(q_place < N)[:, None] & (k_place < N)[None, :])

@@ -12,13 +12,16 @@ import triton.language as tl
 from swinv2.ops.triton.tiles import (
     LOG2E,
     LOWEST,
+    head_of_item,
+    head_of_map,
     inverse_norm,
     load_rows,
     logits,
     product,
+    share_of_program,
     store_rows,
-    tokens,
-    unravel,
+    tokens_at,
+    window_of,
 )
 
 
@@ -32,36 +35,28 @@ def attend(
 ):  # fmt: skip
     N: tl.constexpr = ROWS * COLS
     TILES: tl.constexpr = (N + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)  # tiles and heads of a window are neighbours: they share lines of the caches
-    tile, head, item = program % TILES, program // TILES % heads, program // TILES // heads
-    image, number, top, left, wraps = unravel(
-        item, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
+    geometry = H, W, windows_down, windows_across, shift_down, shift_right
+    tile, head, item = share_of_program(heads, TILES)
+    window, number, wraps = window_of(item, geometry, ROWS, COLS)
     C = heads * d
-    qkv += image.to(tl.int64) * H * W * 3 * C + head * d
-    out += image.to(tl.int64) * H * W * C + head * d
-    bias += ((number * heads if BIAS_OF_WINDOW else 0) + head).to(tl.int64) * N * N
+    qkv = head_of_map(qkv, window, head, geometry, 3 * C, d)
+    out = head_of_map(out, window, head, geometry, C, d)
+    bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
 
     q_place = tile * QUERIES + tl.arange(0, QUERIES)
-    q_pixel, q_region, q_inside = tokens(
-        q_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-    )
-    q = load_rows(qkv, q_pixel, q_inside, 3 * C, d, RAGGED)
+    queries = tokens_at(q_place, window, geometry, ROWS, COLS)
+    q = load_rows(qkv, queries, 3 * C, d, RAGGED)
     q_factor = inverse_norm(q) * tl.load(scale + head) * LOG2E
 
     largest = tl.full([QUERIES], LOWEST, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     attended = tl.zeros([QUERIES, d], tl.float32)
     for start in range(0, N, KEYS):
-        k_place = start + tl.arange(0, KEYS)
-        k_pixel, k_region, k_inside = tokens(
-            k_place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS, COLS
-        )
-        k = load_rows(qkv + C, k_pixel, k_inside, 3 * C, d, RAGGED)
-        v = load_rows(qkv + 2 * C, k_pixel, k_inside, 3 * C, d, RAGGED)
+        keys = tokens_at(start + tl.arange(0, KEYS), window, geometry, ROWS, COLS)
+        k = load_rows(qkv + C, keys, 3 * C, d, RAGGED)
+        v = load_rows(qkv + 2 * C, keys, 3 * C, d, RAGGED)
         scores = logits(
-            q, q_factor, q_place, q_region, k, inverse_norm(k), k_place, k_region, k_inside, bias, wraps,
-            N, REGIONS, PENALTY, RAGGED, PRECISION,
+            q, q_factor, queries, k, inverse_norm(k), keys, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
         )  # fmt: skip
         larger = tl.maximum(largest, tl.max(scores, axis=1))
         shrink = tl.exp2(largest - larger)
@@ -72,10 +67,10 @@ def attend(
     if RAGGED:  # a place of padding may see nobody
         largest = tl.where(total > 0, largest, 0.0)
         total = tl.where(total > 0, total, 1.0)
-    store_rows(out, q_pixel, q_inside, C, attended / total[:, None], d, RAGGED)
+    store_rows(out, queries, C, attended / total[:, None], d, RAGGED)
     if KEEP_SUMS:  # log2 of the sum of the softmax: the backward pass gets its weights from it
         tl.store(
-            sums + (item * heads + head).to(tl.int64) * N + q_place,
+            head_of_item(sums, item, head, heads, N) + q_place,
             largest + tl.log2(total),
             mask=q_place < N,
         )

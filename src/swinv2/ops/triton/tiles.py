@@ -5,6 +5,10 @@ computes for every place which pixel of the un-permuted map it is. reference.py 
 """
 
 # B images, H W map, n windows of an image, M window, N tokens of one window, h heads, d head dim, C = h*d
+# Functions pass tuples on, which the compiler takes apart again:
+#   geometry: H, W, windows down and across, shift down and right
+#   window:   image, top, left
+#   tokens:   of a tile: place in the window, pixel y * W + x of the map, region, whether there is such a pixel
 
 from __future__ import annotations
 
@@ -20,50 +24,70 @@ LOWEST = tl.constexpr(-1e30)  # below every logit, and finite: LOWEST - LOWEST i
 
 
 @triton.jit
-def unravel(
-    item, windows_down, windows_across, shift_down, shift_right, ROWS: tl.constexpr, COLS: tl.constexpr,
-):  # fmt: skip
-    """The item-th window of the batch: image, number in it, top left corner, and whether it holds wrapped tokens."""
+def share_of_program(heads, TILES: tl.constexpr):
+    """Tile, head and item. Tiles and heads of a window are neighbours: they share lines of the caches."""
+    program = tl.program_id(0)
+    return program % TILES, program // TILES % heads, program // TILES // heads
+
+
+@triton.jit
+def window_of(item, geometry, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The item-th window of the batch, its number in its image, and whether it holds wrapped tokens."""
+    _, _, windows_down, windows_across, shift_down, shift_right = geometry
     windows = windows_down * windows_across
     number = item % windows
     down, across = number // windows_across, number % windows_across
     wraps = ((shift_down > 0) & (down == windows_down - 1)) | (
         (shift_right > 0) & (across == windows_across - 1)
     )
-    return item // windows, number, down * ROWS, across * COLS, wraps
+    return (item // windows, down * ROWS, across * COLS), number, wraps
 
 
 @triton.jit
-def tokens(
-    place, top, left, H, W, windows_down, windows_across, shift_down, shift_right, ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):  # fmt: skip
-    """Of places in a window: the pixel y * W + x of the map, its region, and whether there is such a pixel.
+def tokens_at(place, window, geometry, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The tokens at these places of a window.
 
     Regions are told apart by where the shift made a token wrap around: 0 nowhere, 1 vertically, 2 horizontally, 3 both.
     """
+    _, top, left = window
+    H, W, windows_down, windows_across, shift_down, shift_right = geometry
     y = top + place // COLS + shift_down
     x = left + place % COLS + shift_right
     y = tl.where(y >= windows_down * ROWS, y - windows_down * ROWS, y)
     x = tl.where(x >= windows_across * COLS, x - windows_across * COLS, x)
     inside = (place < ROWS * COLS) & (y < H) & (x < W)
     region = (y < shift_down).to(tl.int32) + 2 * (x < shift_right).to(tl.int32)
-    return y * W + x, region, inside
+    return place, y * W + x, region, inside
 
 
 @triton.jit
-def load_rows(base, pixels, inside, stride, d: tl.constexpr, RAGGED: tl.constexpr):
+def head_of_map(base, window, head, geometry, channels, d: tl.constexpr):
+    """Where the values of a head begin in the map [B, H, W, channels] of the window's image."""
+    (H, W, _, _, _, _), (image, _, _) = geometry, window
+    return base + (image.to(tl.int64) * H * W * channels + head * d)
+
+
+@triton.jit
+def head_of_item(base, item, head, heads, SIZE: tl.constexpr):
+    """Where the values of a head begin in [items, h, SIZE]."""
+    return base + (item * heads + head).to(tl.int64) * SIZE
+
+
+@triton.jit
+def load_rows(base, tokens, stride, d: tl.constexpr, RAGGED: tl.constexpr):
     """[tile, d]: d neighbouring values of every pixel; zeros where there is no pixel."""
-    addresses = base + pixels[:, None] * stride + tl.arange(0, d)[None, :]
+    _, pixel, _, inside = tokens
+    addresses = base + pixel[:, None] * stride + tl.arange(0, d)[None, :]
     if RAGGED:
         return tl.load(addresses, mask=inside[:, None], other=0.0)
     return tl.load(addresses)
 
 
 @triton.jit
-def store_rows(base, pixels, inside, stride, values, d: tl.constexpr, RAGGED: tl.constexpr):
+def store_rows(base, tokens, stride, values, d: tl.constexpr, RAGGED: tl.constexpr):
     """The way back of load_rows, in the dtype of base."""
-    addresses = base + pixels[:, None] * stride + tl.arange(0, d)[None, :]
+    _, pixel, _, inside = tokens
+    addresses = base + pixel[:, None] * stride + tl.arange(0, d)[None, :]
     values = values.to(base.dtype.element_ty)
     if RAGGED:
         tl.store(addresses, values, mask=inside[:, None])
@@ -88,14 +112,17 @@ def inverse_norm(x):
 
 @triton.jit
 def logits(
-    q, q_factor, q_place, q_region, k, k_factor, k_place, k_region, k_inside, bias, wraps, N: tl.constexpr,
-    REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
+    q, q_factor, queries, k, k_factor, keys, bias, wraps, N: tl.constexpr, REGIONS: tl.constexpr,
+    PENALTY: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """[queries, keys], float32, times log2 e: cosine * scale + bias + mask.
 
     q and k come as they are, and their norms with the scale after the product: nothing is rounded in between. q_factor
-    holds 1/|q| * scale * log2 e, k_factor 1/|k|. bias points to the [N, N] of this head.
+    holds 1/|q| * scale * log2 e, k_factor 1/|k|. queries and keys are their tokens, bias points to the [N, N] of this
+    head.
     """
+    q_place, _, q_region, _ = queries
+    k_place, _, k_region, k_inside = keys
     scores = product(q, tl.trans(k), PRECISION) * q_factor[:, None] * k_factor[None, :]
     places = q_place[:, None] * N + k_place[None, :]
     if RAGGED:
