@@ -392,6 +392,26 @@ def serve_start() -> str:
     return f"{where}\n\n{table('runtime | ready, s | slowest | first answer', rows)}"
 
 
+def serve_memory() -> str:
+    """What the processes of a server hold under load that lasts."""
+    result = json.loads((RESULTS / "serving-memory.json").read_text())
+    first = result["rows"][0]
+    asked = sum(first["requests"].values())
+    where = (
+        f"{asked:,} requests in {first['minutes']:g} minutes; {result['machine']['cpu']}; commit {result['commit']}, "
+        f"{result['date']}."
+    )
+    rows = (
+        [row["process"], *(f"{row[key]:.0f}" for key in ("first_mib", "warm_mib", "maximum_mib", "last_mib")),
+         f"{row['slope_mib_per_minute']:+.2f}"]
+        for row in result["rows"]
+    )  # fmt: skip
+    head = (
+        "process | MiB at first | after a fifth of the time | at most | at last | MiB a minute, from then on"
+    )
+    return f"{where}\n\n{table(head, rows)}"
+
+
 def by_batch(contender: dict, key: str, form: str = "{:.0f}") -> str:
     """A figure at every batch: 42 / 316."""
     values = (figures[key] for figures in contender["batches"].values())
@@ -519,6 +539,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine_answers": engine_answers,
     "serving": serving,
     "serve_start": serve_start,
+    "serve_memory": serve_memory,
     "recipes": shipped_recipes,
     "from_weights": lambda: rule(rules.FROM_WEIGHTS),
     "formats": formats,

@@ -82,6 +82,18 @@ def test_a_healthy_machine_is_healthy(capsys):
     assert versions["numpy"] == version("numpy")
 
 
+def test_switches_that_are_set_are_shown_and_whether_they_are_on(monkeypatch):
+    for name in doctor.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    assert list(doctor.switches()) == []
+    monkeypatch.setenv("SWINV2_TRITON", "1")
+    monkeypatch.setenv("SWINV2_CUDA_GRAPHS", "yes")
+    assert [(found.name, found.detail) for found in doctor.switches()] == [
+        ("SWINV2_TRITON", "on"),
+        ("SWINV2_CUDA_GRAPHS", "off, since it is 'yes' and not 1"),
+    ]
+
+
 def test_the_report_is_for_people():
     findings = [
         doctor.Finding("machine", "python", "ok", "3.11"),

@@ -25,7 +25,9 @@ CPU_FEATURES = (
     "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme",
 )  # fmt: skip
 
-# What decides where weights come from; shown where it is set.
+# On where they are 1; shown where they are set.
+SWITCHES = ("SWINV2_TRITON", "SWINV2_CUDA_GRAPHS", "SWINV2_DEBUG")
+# The same for where weights come from.
 NETWORK = (
     "SWINV2_HOME", "SWINV2_MIRROR", "SWINV2_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
@@ -82,7 +84,7 @@ def doctor() -> list[Finding]:
     probed = packages.probe(list(dict.fromkeys(modules)))
     checked = [*installed(probed)]
     broken = {f.name for f in checked if f.status == "broken"}
-    return [*machine(), *checked, *runtimes(broken), *devices(probed), *files(), *network()]
+    return [*machine(), *checked, *runtimes(broken), *switches(), *devices(probed), *files(), *network()]
 
 
 def machine() -> Iterator[Finding]:
@@ -188,6 +190,15 @@ def files() -> Iterator[Finding]:
             yield Finding("files", name, "ok", f"{folder}{note}, {_size(free)} free")
     if engine := os.environ.get("SWINV2_ENGINE"):
         yield Finding("files", "SWINV2_ENGINE", "ok", f"{engine} is the engine, and not that of the package")
+
+
+def switches() -> Iterator[Finding]:
+    """What the environment switches on."""
+    for name in SWITCHES:
+        if value := os.environ.get(name):
+            yield Finding(
+                "runtimes", name, "ok", "on" if value == "1" else f"off, since it is {value!r} and not 1"
+            )
 
 
 def network() -> Iterator[Finding]:
