@@ -180,7 +180,7 @@ def test_a_contender_knows_its_files_by_size_and_hash(folder):
         (["data/val/a/0.png"], {}, "0.png is no model; exported ones end in .onnx"),
         (["model.onnx"], {"runtimes": ["litert"]}, "none of litert opens model.onnx; its runtime is onnx"),
         ([], {"runtimes": ["tensorflow"]}, "there is no runtime 'tensorflow'"),
-        ([], {"precisions": ["fp8"]}, "there is no precision 'fp8'; choose from auto, fp32"),
+        ([], {"precisions": ["fp6"]}, "there is no precision 'fp6'; choose from auto, fp32"),
         ([], {"rounds": 0}, "rounds is 0; give at least 1"),
         ([], {"batch_sizes": [8, 0]}, "batch_size is 0; give at least 1"),
         ([], {"threads": 0}, "threads is 0; give at least 1"),
