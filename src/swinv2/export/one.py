@@ -175,12 +175,12 @@ def _with_export(record: Record, about: dict[str, Any]) -> Record:
 def workshop(target: Path) -> Iterator[Path]:
     """A folder beside the target, on the same disk, that is gone afterwards; after a SIGTERM too."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        with _ended_in_order():
+    with _ended_in_order():  # before there is something to put away
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
