@@ -114,15 +114,17 @@ def test_the_report_is_for_people():
     ]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 9])
 def test_a_package_that_takes_its_process_down_is_a_finding_and_the_others_are_still_tried(
-    tmp_path, monkeypatch
+    processes, tmp_path, monkeypatch
 ):
     (tmp_path / "bad_signal.py").write_text("import os; os.abort()")
     (tmp_path / "bad_exit.py").write_text("import os; os._exit(7)")
     (tmp_path / "bad_import.py").write_text("raise ValueError('two\\nlines')")
     (tmp_path / "chatty.py").write_text("print('{hello}')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert packages.probe(["bad_signal", "chatty", "bad_exit", "bad_import", "json"]) == {
+    modules = ["bad_signal", "chatty", "bad_exit", "bad_import", "json"]
+    assert packages.probe(modules, processes) == {
         "bad_signal": {"error": "ends the process (exit code -6)"},
         "chatty": {},
         "bad_exit": {"error": "ends the process (exit code 7)"},

@@ -81,7 +81,7 @@ def doctor() -> list[Finding]:
     """Every finding, in the order of the report. Takes some seconds: packages are imported."""
     modules = [package.module for package in packages.wanted().values() if packages.version(package.name)]
     modules += [row.package for row in RUNTIMES.values() if find_spec(row.package)]
-    probed = packages.probe(list(dict.fromkeys(modules)))
+    probed = packages.probe(list(dict.fromkeys(modules)), processes=min(4, _cores()))
     checked = [*installed(probed)]
     broken = {f.name for f in checked if f.status == "broken"}
     return [*machine(), *checked, *runtimes(broken), *switches(), *devices(probed), *files(), *network()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -130,12 +131,18 @@ def misfit(name: str, other: str) -> str:
     return next((f"{other}{demand}" for demand in demands if not satisfies(found, demand)), "")
 
 
-def probe(modules: list[str]) -> dict[str, dict[str, Any]]:
-    """Import modules one after the other in another process.
+def probe(modules: list[str], processes: int = 1) -> dict[str, dict[str, Any]]:
+    """Import modules one after the other in another process, or shares of them in several.
 
     Returns:
         Per module {} or {"error": what went wrong}; torch adds {"devices": {"cuda:0": name}, "threads": n}.
     """
+    shares = [share for i in range(processes) if (share := modules[i::processes])]
+    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+        return {name: said for found in pool.map(_probe, shares) for name, said in found.items()}
+
+
+def _probe(modules: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     while todo := [module for module in modules if module not in found]:
         command = [sys.executable, "-P", "-c", _PROBE, *todo]  # -P: a torch.py of the user is not torch
