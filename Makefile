@@ -5,6 +5,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes are started
 
 # The engine as the tests want it, with all decoders of the system; that inside the package has none.
 ENGINE := $(CURDIR)/build/engine
@@ -16,16 +17,19 @@ test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(f
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
 
-# Native runtimes in one process share names and threads, and some crash beside others: each has a process of its own.
+# Native runtimes in one process share names and threads, and some crash beside others: a process each, the longest first.
 # Triton is imported for its interpreter or for a device, once a process.
-NATIVE := $(patsubst %,tests/test_%.py,executorch xnnpack litert openvino onnx onnx_session ncnn mnn coreml paddle pt2 \
-            torchscript tensorrt export_triton quantize quantize_parts benchmark benchmark_compare every_format engine_exports \
-            triton_attention triton_model triton_norm triton_diagonals triton_products triton_rounding triton_compile triton_package)
+NATIVE := every_format executorch pt2 triton_attention export_triton quantize+quantize_parts benchmark+benchmark_compare \
+          triton_model+triton_norm+triton_diagonals+triton_products+triton_rounding onnx+onnx_session coreml openvino \
+          torchscript litert ncnn triton_package triton_compile xnnpack paddle tensorrt mnn engine_exports
+files   = $(patsubst %,tests/test_%.py,$(subst +, ,$(1)))
 
-# $(call run_tests,MARKERS): two files at a time. A file without such tests (exit code 5) is no failure.
+# $(call run_tests,MARKERS): two processes at a time. A group without such tests (exit code 5) is no failure. pytest's
+# plugins, which take seconds to load, are for the first line.
 define run_tests
-	$(BIN)/python -m pytest -m $(1) -n 2 --dist loadfile $(addprefix --ignore=,$(NATIVE))
-	printf '%s\n' $(NATIVE) | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest -q -m $(1) {} || test $$? -eq 5'
+	$(BIN)/python -m pytest -m $(1) -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(call files,$(NATIVE)))
+	printf '%s\n' $(foreach group,$(NATIVE),"$(call files,$(group))") | PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+	  xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest -q -m $(1) {} || test $$? -eq 5'
 endef
 
 test: engine peers browser   ## everything that a CPU can show
@@ -112,9 +116,10 @@ clean:                      ## everything that was made here, the environment to
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of dependencies (the extras of pyproject.toml). The installation compiles the engine that lies in
-# the package. doctor refuses a torch and a torchvision that were not made for each other.
+# the package. doctor refuses a torch and a torchvision that were not made for each other, and imports what there is,
+# which is what pip need not compile.
 .venv/.%: pyproject.toml $(shell find cpp/CMakeLists.txt cpp/cmake cpp/include cpp/src -type f) | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[$*]"
 	$(BIN)/python -m swinv2 doctor --quiet
 	@touch $@
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swinv2.extras import share_processors
@@ -19,6 +21,10 @@ SMALL = SwinV2Config(
     architecture="small_for_tests", image_size=64, window=4, embed_dim=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8),
     num_classes=7,
 )  # fmt: skip
+# Every kind of layer there is, a shifted block and a merging among them, in a third of the time of four stages.
+TWO_STAGES = replace(
+    SMALL, architecture="two_stages_for_tests", depths=(2, 1), heads=(1, 2), pretrained_windows=(0, 0)
+)
 
 
 def randomized(model: SwinV2, seed: int = 0) -> SwinV2:

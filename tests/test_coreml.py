@@ -13,8 +13,8 @@ import mil
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, randomized
-from exports import small_model, write_small
+from conftest import TWO_STAGES, randomized
+from exports import one_process, small_model, write_small
 
 from swinv2 import lint, probe, verification
 from swinv2.artifact import ArtifactError, Record
@@ -31,7 +31,7 @@ elsewhere = pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs he
 
 def uneven_model() -> SwinV2:
     """Two stages of a size that no patch, window or merging divides."""
-    config = replace(SMALL, image_size=(60, 52), depths=(2, 1), heads=(1, 2), pretrained_windows=(0, 0))
+    config = replace(TWO_STAGES, image_size=(60, 52))
     model = randomized(SwinV2(config), seed=3).eval()
     model.record = Record(config, replace(Preprocess.official(64), size=(60, 52), resize="squash"))
     return model
@@ -41,8 +41,9 @@ def uneven_model() -> SwinV2:
 def exported(tmp_path_factory):
     """precision -> a model, written as a user would."""
     folder = tmp_path_factory.mktemp("coreml")
-    (fp32,) = export(write_small(folder / "model.safetensors"), "coreml")
-    (fp16,) = export(uneven_model(), "coreml", output=folder / "uneven.mlpackage", precision="fp16")
+    with one_process():  # the package takes ten seconds to import
+        (fp32,) = export(write_small(folder / "model.safetensors"), "coreml")
+        (fp16,) = export(uneven_model(), "coreml", output=folder / "uneven.mlpackage", precision="fp16")
     return {"fp32": fp32, "fp16": fp16}
 
 

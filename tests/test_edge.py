@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SMALL, randomized
+from conftest import SMALL, TWO_STAGES, randomized
 
 from swinv2.edge import edge
 from swinv2.fold import fold
@@ -25,8 +25,7 @@ OPERATORS = {
 
 @pytest.fixture
 def two_stages() -> SwinV2:
-    config = replace(SMALL, depths=(2, 1), heads=(1, 2), pretrained_windows=SMALL.pretrained_windows[:2])
-    return randomized(SwinV2(config)).eval()
+    return randomized(SwinV2(TWO_STAGES)).eval()
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:

@@ -74,7 +74,7 @@ def save(model: SwinV2, path: Path, dtype: torch.dtype = torch.float32) -> Path:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    return write_small(tmp_path_factory.mktemp("engine") / "model.safetensors")
+    return write_small(tmp_path_factory.mktemp("engine") / "model.safetensors", config=SMALL)
 
 
 # ---------------------------------------------------------------------- answers
@@ -101,7 +101,7 @@ def test_logits_and_stages_are_official(name, tmp_path):
 
 
 def test_every_intermediate_is_that_of_torch(path):
-    model, expected = small_model(), {}
+    model, expected = small_model(config=SMALL), {}
 
     def keep(name, *, of=lambda arguments, output: output):
         def hook(module, arguments, output):
@@ -133,7 +133,7 @@ def test_every_intermediate_is_that_of_torch(path):
 def test_every_set_of_instructions_gives_the_logits(path, instructions, precision):
     need(instructions, precision)
     images = random_images(2, 64, 96)
-    exact = by_torch(small_model(), images)
+    exact = by_torch(small_model(config=SMALL), images)
     with EngineSession(path, precision=precision, instructions=instructions) as session:
         assert (session.precision, session.instructions) == (precision, instructions)
         found = error(session.run(images), exact)
@@ -150,7 +150,7 @@ def test_every_set_of_instructions_gives_the_logits(path, instructions, precisio
 def test_any_batch_and_size_equal_torch(path, batch, height, width):
     images = random_images(batch, height, width)
     with EngineSession(path) as session:
-        assert error(session.run(images), by_torch(small_model(), images)) <= LIMITS["fp32"]
+        assert error(session.run(images), by_torch(small_model(config=SMALL), images)) <= LIMITS["fp32"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_every_architecture_equals_torch(changes, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_weights_of_every_type_are_read(dtype, tmp_path):
-    model, images = small_model(), random_images(2)
+    model, images = small_model(config=SMALL), random_images(2)
     with EngineSession(save(model, tmp_path / "m.safetensors", dtype)) as session:
         found = session.run(images)
     assert error(found, by_torch(model.to(dtype), images)) <= LIMITS["fp32"]
@@ -223,7 +223,7 @@ def test_threads_of_python_share_a_session(path):
 
 
 def test_two_sessions_do_not_know_of_each_other(path, tmp_path):
-    other, images = write_small(tmp_path / "other.safetensors", seed=1), random_images(2)
+    other, images = write_small(tmp_path / "other.safetensors", seed=1, config=SMALL), random_images(2)
     with EngineSession(path) as first:
         expected = first.run(images)
         with EngineSession(other) as second:
@@ -239,7 +239,7 @@ def test_memory_is_given_back(path):
     if not Path("/proc/self/statm").exists():
         pytest.skip("this system does not say how much memory is used")
     images = random_images(1, 512, 512)
-    for round in range(30):
+    for round in range(14):
         session = EngineSession(path)
         session.run(images)
         del session  # closed or not
@@ -363,7 +363,7 @@ def test_files_of_other_libraries_go_to_torch(tmp_path):
     from safetensors.torch import save_file
 
     theirs = tmp_path / "theirs.safetensors"
-    save_file(small_model().state_dict(), theirs)
+    save_file(small_model(config=SMALL).state_dict(), theirs)
     with pytest.raises(
         ValueError, match=r"engine opens the model files of swinv2, and .* is none; `swinv2 convert`"
     ):
@@ -441,7 +441,7 @@ def test_a_file_that_was_cut_off_is_refused(path, tmp_path):
 def test_a_published_name_is_its_artifact(tmp_path, monkeypatch):
     monkeypatch.setenv("SWINV2_HOME", str(tmp_path))
     name = "swinv2_tiny_window8_256"
-    write_small(tmp_path / f"{name}.ms_in1k.safetensors")
+    write_small(tmp_path / f"{name}.ms_in1k.safetensors", config=SMALL)
     with open_session(name, "engine") as session:
         assert session.record.config == SMALL
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from exports import write_small
 import swinv2
 from swinv2 import artifact, verification
 from swinv2.artifact import Record
-from swinv2.export import export
+from swinv2.export import Exported, export
 from swinv2.model import create_model
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import RUNTIMES, Options, formats
@@ -22,6 +24,11 @@ PHOTOGRAPH = Path(swinv2.__file__).parent / "probe" / "portrait.png"
 # Formats that cannot be written everywhere: what must be missing for the test to go without them.
 NOT_EVERYWHERE = {"tensorrt": "tensorrt", "mnn": "MNN"}
 WRITTEN_NOT_RUN = {"coreml"}  # Core ML itself is in the systems of Apple
+LONG = {
+    "pt2",
+    "executorch",
+    "coreml",
+}  # half a minute and more each; other quick tests are in files of their own
 
 # The converters' packages are full of what newer Pythons advise against; no warning is asked for here.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,17 +44,32 @@ def here() -> list[str]:
     ]
 
 
+def each(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names]
+
+
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The small model and its exports: name -> Exported."""
-    folder = tmp_path_factory.mktemp("everywhere")
-    source = write_small(folder / "model.safetensors")
-    return source, {one.format: one for one in export(source, here(), output=f"{folder}/")}
+def source(tmp_path_factory) -> Path:
+    return write_small(tmp_path_factory.mktemp("everywhere") / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", here())
-def test_every_format_is_written_and_compared(small, name):
-    one = small[1][name]
+@pytest.fixture(scope="module")
+def exported(source) -> Callable[[str], Exported]:
+    """Name of a format -> the small model in it, written with the others that take as long as that."""
+    done: dict[str, Exported] = {}
+
+    def find(name: str) -> Exported:
+        if name not in done:
+            together = [other for other in here() if (other in LONG) == (name in LONG)]
+            done.update((one.format, one) for one in export(source, together, output=f"{source.parent}/"))
+        return done[name]
+
+    return find
+
+
+@pytest.mark.parametrize("name", each(here()))
+def test_every_format_is_written_and_compared(exported, name):
+    one = exported(name)
     if name in WRITTEN_NOT_RUN and one.not_run:
         assert one.comparisons == ()
         return
@@ -56,12 +78,11 @@ def test_every_format_is_written_and_compared(small, name):
     assert {c.agreement for c in one.comparisons} == {1}
 
 
-@pytest.mark.parametrize("name", here())
-def test_labels_and_preprocessing_travel_with_every_format(small, name):
-    source, exports = small
+@pytest.mark.parametrize("name", each(here()))
+def test_labels_and_preprocessing_travel_with_every_format(source, exported, name):
     found, written = (
         artifact.read_record(source),
-        verification.read_record(RUNTIMES[name], exports[name].path),
+        verification.read_record(RUNTIMES[name], exported(name).path),
     )
     assert (written.classes, written.preprocess, written.config) == (
         found.classes,
@@ -72,10 +93,9 @@ def test_labels_and_preprocessing_travel_with_every_format(small, name):
     assert written.provenance["export"]["format"] == name
 
 
-@pytest.mark.parametrize("name", sorted(set(here()) - WRITTEN_NOT_RUN))
-def test_one_photograph_has_one_answer(small, name):
-    source, exports = small
-    check_answer(source, exports[name].path, name)
+@pytest.mark.parametrize("name", each(sorted(set(here()) - WRITTEN_NOT_RUN)))
+def test_one_photograph_has_one_answer(source, exported, name):
+    check_answer(source, exported(name).path, name)
 
 
 def check_answer(source: Path, path: Path, runtime: str) -> None:
@@ -88,9 +108,9 @@ def check_answer(source: Path, path: Path, runtime: str) -> None:
     assert np.allclose([c.score for c in found.classes], [c.score for c in expected.classes], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in here() if RUNTIMES[name].edge])
-def test_graphs_keep_to_the_rules_of_the_edge_mode(small, name):
-    graph = small[1][name].about["graph"]
+@pytest.mark.parametrize("name", each(name for name in here() if RUNTIMES[name].edge))
+def test_graphs_keep_to_the_rules_of_the_edge_mode(exported, name):
+    graph = exported(name).about["graph"]
     assert graph["nodes"] > 100
     assert graph["largest_rank"] <= 4
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, randomized
+from conftest import TWO_STAGES, randomized
 
 from swinv2 import child, lint, probe
 from swinv2.artifact import ArtifactError, Record, with_provenance
@@ -27,11 +27,7 @@ STATIC = {**DYNAMIC, "activations": "static"}
 
 
 def model() -> SwinV2:
-    """Two stages: every kind of layer there is, in a third of the time of four."""
-    config = replace(
-        SMALL, image_size=32, depths=(2, 1), heads=(1, 2), pretrained_windows=SMALL.pretrained_windows[:2]
-    )
-    made = randomized(SwinV2(config)).eval()
+    made = randomized(SwinV2(replace(TWO_STAGES, image_size=32))).eval()
     made.record = Record(made.config, Preprocess.official(32), tuple("abcdefg"))
     return made
 
@@ -73,9 +69,10 @@ def error(path: Path) -> float:
 # ---------------------------------------------------------------------- what is written
 
 
+@pytest.mark.slow
 def test_a_last_map_of_one_token(tmp_path):
     """As in models for pictures of 32 pixels."""
-    config = replace(SMALL, image_size=8, depths=(1, 1), heads=(1, 2), pretrained_windows=((0, 0), (0, 0)))
+    config = replace(TWO_STAGES, image_size=8, depths=(1, 1))
     made = randomized(SwinV2(config)).eval()
     assert config.stages(8, 8)[-1].grid == (1, 1)
     made.record = Record(config, Preprocess.official(8), tuple("abcdefg"))
@@ -149,6 +146,7 @@ def test_static_int8(tmp_path):
     assert int8_layers(path) == 3 * 6 + 3 - 4  # and the convolution
 
 
+@pytest.mark.slow
 def test_the_same_export_twice_is_the_same_file(fp32, tmp_path):
     assert write(tmp_path, "again")[0].read_bytes() == fp32.read_bytes()
 

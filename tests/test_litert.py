@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, randomized
+from conftest import TWO_STAGES, randomized
 
 from swinv2 import lint, probe
 from swinv2.artifact import ArtifactError, Record, with_provenance
@@ -25,11 +25,7 @@ INT8 = {"precision": "int8", "activations": "dynamic", "keep_float": ("stages.0.
 
 
 def model() -> SwinV2:
-    """Two stages: every kind of layer there is, in a third of the time of four."""
-    config = replace(
-        SMALL, image_size=32, depths=(2, 1), heads=(1, 2), pretrained_windows=SMALL.pretrained_windows[:2]
-    )
-    made = randomized(SwinV2(config)).eval()
+    made = randomized(SwinV2(replace(TWO_STAGES, image_size=32))).eval()
     made.record = Record(made.config, Preprocess.official(32), tuple("abcdefg"))
     return made
 

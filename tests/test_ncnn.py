@@ -28,7 +28,7 @@ WEIGHTS = ".ncnn.bin"
 def exported(tmp_path_factory):
     """precision -> the small model, written and verified as a user would."""
     folder = tmp_path_factory.mktemp("ncnn")
-    source = write_small(folder / "model.safetensors")
+    source = write_small(folder / "model.safetensors", config=SMALL)
     return {p: export(source, "ncnn", output=f"{folder}/", precision=p)[0] for p in ("fp32", "fp16")}
 
 
@@ -56,7 +56,7 @@ def test_ncnn_gives_the_logits_of_the_model(exported, precision, limit):
 
 
 def test_bf16_is_computed_from_a_file_in_fp32(exported):
-    model = small_model()
+    model = small_model(config=SMALL)
     x = probe.images(model.record, 2)
     with open_session(exported["fp32"].path, precision="bf16") as session:
         found = session.run(x)
@@ -116,7 +116,7 @@ def test_two_exports_have_the_same_bytes(tmp_path):
     files = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        path = write(small_model(), tmp_path / name)
+        path = write(small_model(config=SMALL), tmp_path / name)
         files.append((path.read_bytes(), path.with_suffix(WEIGHTS).read_bytes()))
     assert files[0] == files[1]
 

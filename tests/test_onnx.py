@@ -39,7 +39,7 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def model() -> SwinV2:
-    return small_model()
+    return small_model(config=SMALL)
 
 
 def images(batch: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:

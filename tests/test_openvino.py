@@ -51,7 +51,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model() -> SwinV2:
-    return small_model()
+    return small_model(config=SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, randomized
+from conftest import TWO_STAGES, randomized
 
 from swinv2 import artifact, child
 from swinv2.artifact import ArtifactError, Record
-from swinv2.config import SwinV2Config
 from swinv2.export import export
 from swinv2.model import SwinV2
 from swinv2.parity import TOLERANCES
@@ -26,15 +25,12 @@ from swinv2.preprocess import Preprocess
 from swinv2.runtimes import RUNTIMES, Options, archive, open_session, pt2
 
 ROW = RUNTIMES["pt2"]
-# Two stages, one shifted block and one merging: all kinds of layers, compiled in 15 s.
-TWO_STAGES = SwinV2Config(
-    **SMALL.to_dict() | {"image_size": 32, "depths": (2, 1), "heads": (1, 2), "pretrained_windows": (0, 0)}
-)
+CONFIG = replace(TWO_STAGES, image_size=32)
 
 
 def model() -> SwinV2:
-    made = randomized(SwinV2(TWO_STAGES)).eval()
-    made.record = Record(TWO_STAGES, Preprocess.official(32), tuple("abcdefg"))
+    made = randomized(SwinV2(CONFIG)).eval()
+    made.record = Record(CONFIG, Preprocess.official(32), tuple("abcdefg"))
     return made
 
 
@@ -156,6 +152,7 @@ def test_strict_tracing_finds_no_graph_break():
 # ---------------------------------------------------------------------- the file
 
 
+@pytest.mark.slow
 def test_two_exports_are_the_same_bytes(path, tmp_path):
     """The second one under another name, in a process with other temporary folders and another number of threads.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exports import PretendSession, install_pretend, small_model, write_small
+from conftest import SMALL
+from exports import PretendSession, install_pretend, one_process, small_model, write_small
 from PIL import Image
 from training import write_pictures
 
@@ -25,15 +26,21 @@ from swinv2.verbs import Exit, UsageError
 PICTURES = 40
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_one_process():
+    with one_process():
+        yield
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    return write_small(tmp_path_factory.mktemp("source") / "model.safetensors")
+    return write_small(tmp_path_factory.mktemp("source") / "model.safetensors", config=SMALL)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     """In folders named after what the small model says of them: in float it is always right."""
-    root, model = tmp_path_factory.mktemp("pictures"), small_model()
+    root, model = tmp_path_factory.mktemp("pictures"), small_model(config=SMALL)
     for i in range(PICTURES):
         pixels = np.random.default_rng(i).integers(0, 255, (3, 3, 3)).astype(np.uint8)
         picture = Image.fromarray(pixels).resize((72, 80), Image.Resampling.BICUBIC)
@@ -177,7 +184,7 @@ def test_a_picture_that_cannot_be_read_is_named(told, source, tmp_path):
 
 
 def test_several_labels_a_picture_are_judged_by_all_of_them(told, source, pictures, tmp_path):
-    model, rows = small_model(), ["file,labels"]
+    model, rows = small_model(config=SMALL), ["file,labels"]
     for file in sorted(pictures.rglob("*.png")):
         with torch.no_grad():
             scores = model(torch.from_numpy(model.record.preprocess.load(file))[None]).sigmoid()[0]

@@ -177,7 +177,7 @@ def test_where_all_layers_can_be_int8_nothing_else_is_tried():
 
 @pytest.fixture(scope="module")
 def network():
-    return fold(small_model())
+    return fold(small_model(config=SMALL))
 
 
 def pixels(batch: int = 4) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomized
-from exports import small_model, write_small
+from exports import one_process, small_model, write_small
 
 from swinv2 import artifact, child, lint, probe, verification
 from swinv2.artifact import ArtifactError, Record
@@ -32,10 +32,11 @@ def exported(tmp_path_factory):
     """precision -> the small model, written and verified as a user would."""
     folder = tmp_path_factory.mktemp("torchscript")
     source = write_small(folder / "model.safetensors")
-    return {
-        p: export(source, "torchscript", output=f"{folder}/", precision=p)[0]
-        for p in ("fp32", "bf16", "fp16")
-    }
+    with one_process():
+        return {
+            p: export(source, "torchscript", output=f"{folder}/", precision=p)[0]
+            for p in ("fp32", "bf16", "fp16")
+        }
 
 
 def images(batch: int, seed: int = 0) -> np.ndarray:

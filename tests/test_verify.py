@@ -26,7 +26,7 @@ def exported(pretend, tmp_path) -> Path:
 def corrupt(path: Path, by: float) -> None:
     """Change one weight of the exported model."""
     state = torch.load(path)
-    state["layers.2.blocks.1.mlp.fc1.weight"][3, 4] += by
+    state["layers.1.blocks.0.mlp.fc1.weight"][3, 4] += by
     torch.save(state, path)
 
 
