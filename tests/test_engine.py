@@ -227,7 +227,7 @@ def test_two_sessions_do_not_know_of_each_other(path, tmp_path):
     with EngineSession(path) as first:
         expected = first.run(images)
         with EngineSession(other) as second:
-            assert error(second.run(images), by_torch(small_model(1), images)) <= LIMITS["fp32"]
+            assert error(second.run(images), by_torch(small_model(1, SMALL), images)) <= LIMITS["fp32"]
             assert np.array_equal(first.run(images), expected)
         assert np.array_equal(first.run(images), expected)
 

@@ -87,9 +87,9 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(model, photos):
 
 def test_info_is_the_record(model):
     found = answer("info", model)
-    assert (found["architecture"], found["height"], found["classes"]) == ("small_for_tests", 64, 7)
+    assert (found["architecture"], found["height"], found["classes"]) == ("two_stages_for_tests", 64, 7)
     assert found["record"]["classes"] == list("abcdefg")
-    assert b"small_for_tests" in run("info", model).stdout
+    assert b"two_stages_for_tests" in run("info", model).stdout
 
 
 def test_dump_is_the_trace_of_python(model, photos, tmp_path):

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.stat().st_size
 ]
+LONG = {"benchmark.md", "export.md", "pretrain.md", "quantize.md"}  # half a minute each
 BLOCK = re.compile(
     r"^(?:<!-- needs: (?P<needs>[a-z ]+) -->\s*\n)?"
     r"(?P<fence>```+)(?P<language>[a-z]*)[^\n]*\n(?P<text>.*?)^(?P=fence)\s*$",
@@ -151,7 +152,11 @@ def run_bash(text: str, folder: Path) -> None:
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(path, marks=pytest.mark.slow) if path.name in LONG else path for path in DOCUMENTS],
+    ids=lambda path: path.name,
+)
 def test_blocks_of_a_document_run(document, prepared, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     shutil.copytree(prepared, folder)
