@@ -53,6 +53,31 @@ class Echo(Worker):
         self.closed = True
 
 
+class Pair(Echo):
+    """Takes a second run while one goes on, and begins it when that has ended; dead, it answers nothing more."""
+
+    takes_two = True
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._turn, self.given, self.is_dead = asyncio.Lock(), 0, False
+
+    async def start(self):
+        await super().start()
+        self.is_dead = False
+
+    async def run(self, images):
+        self.given += 1
+        async with self._turn:
+            if self.is_dead:
+                raise WorkerDied("killed before")
+            try:
+                return await super().run(images)
+            except WorkerDied:
+                self.is_dead = True
+                raise
+
+
 @asynccontextmanager
 async def batching(*workers, values=12, **settings):
     batcher = Batcher(workers, Batching(**settings), values=values, observer=Counting())
@@ -137,6 +162,74 @@ async def test_a_second_worker_waits_for_a_full_batch_but_not_longer_than_the_de
         first.gate.set()
         second.gate.set()
         await asyncio.gather(*tasks)
+
+
+@run
+async def test_a_worker_that_computes_gets_the_next_full_batch_ahead_and_no_third():
+    worker = Pair(open_gate=False)
+    async with batching(worker, max_batch_size=2) as batcher:
+        tasks = [asyncio.create_task(ask(batcher, 0))]
+        for value, given in (
+            (1, 1),
+            (2, 2),
+            (3, 2),
+            (4, 2),
+        ):  # a batch that is not full stays open for others
+            await spin()
+            tasks.append(asyncio.create_task(ask(batcher, value)))
+            await spin()
+            assert worker.given == given
+        worker.gate.set()
+        assert await asyncio.gather(*tasks) == [[0], [1], [2], [3], [4]]
+    assert worker.runs == [[0], [1, 2], [3, 4]]
+
+
+@run
+async def test_nothing_is_given_ahead_where_another_worker_has_nothing_to_do():
+    first, second = Pair(open_gate=False), Pair(open_gate=False)
+    async with batching(first, second, max_batch_size=1) as batcher:
+        tasks = [asyncio.create_task(ask(batcher, value)) for value in range(2)]
+        await spin()
+        assert (first.given, second.given) == (1, 1)
+        tasks += [asyncio.create_task(ask(batcher, value)) for value in (2, 3, 4)]
+        await spin()
+        assert (first.given, second.given) == (2, 2)
+        first.gate.set()
+        second.gate.set()
+        assert await asyncio.gather(*tasks) == [[0], [1], [2], [3], [4]]
+
+
+@run
+async def test_what_a_dead_worker_had_not_begun_is_not_blamed_and_shares_a_run_again():
+    worker = Pair(open_gate=False, deadly={0})
+    async with batching(worker, max_batch_size=2) as batcher:
+        tasks = [asyncio.create_task(ask(batcher, 0))]
+        await spin()
+        tasks += [asyncio.create_task(ask(batcher, value)) for value in (1, 2)]
+        await spin()
+        assert worker.given == 2
+        worker.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[0], Refused)
+    assert answers[1:] == [[1], [2]]
+    assert worker.runs == [[0], [0], [1, 2]]
+
+
+@run
+async def test_closing_finishes_what_was_given_ahead_too():
+    worker = Pair(open_gate=False)
+    batcher = Batcher([worker], Batching(max_batch_size=1), values=12, observer=Counting())
+    tasks = [asyncio.create_task(ask(batcher, value)) for value in range(3)]
+    await spin()
+    closing = asyncio.create_task(batcher.close())
+    await spin()
+    assert not closing.done()
+    worker.gate.set()
+    await closing
+    assert worker.runs == [[0], [1]]
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, Refused)
+        assert "unloaded" in str(answer)
 
 
 @run

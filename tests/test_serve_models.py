@@ -26,9 +26,9 @@ def files(tmp_path_factory):
     return [write_model(folder / f"{seed}.safetensors", seed=seed) for seed in range(2)]
 
 
-def service(*sources, compute=THREADS, **limits):
+def service(*sources, compute=THREADS, batch=4, **limits):
     return Service(
-        [str(source) for source in sources], compute=compute, batching=Batching(4), limits=Limits(**limits),
+        [str(source) for source in sources], compute=compute, batching=Batching(batch), limits=Limits(**limits),
         access=Access(control=True),
     )  # fmt: skip
 
@@ -214,15 +214,16 @@ def test_two_model_files_in_one_version_are_a_question(files, tmp_path):
     asyncio.run(main())
 
 
-def test_a_process_that_is_killed_takes_nothing_with_it(files):
-    """Every request is answered, and rightly, while workers are killed under load."""
+@pytest.mark.parametrize("batch", [4, 1])
+def test_a_process_that_is_killed_takes_nothing_with_it(files, batch):
+    """Every request is answered, and rightly, while workers are killed under load; by one, each has a batch ahead."""
     data, want = picture(), expected(files[0], picture())
 
     async def main():
-        served = service(f"zoo:{files[0]}", compute=Compute(devices=("cpu", "cpu"), threads=1))
+        served = service(f"zoo:{files[0]}", compute=Compute(devices=("cpu", "cpu"), threads=1), batch=batch)
         await served.repository.load_all()
         with served.repository.use("zoo") as used:
-            team = used.batcher._workers
+            team = [line.worker for line in used.batcher._lines]
         stop, answers = asyncio.Event(), []
 
         async def client():
@@ -235,7 +236,7 @@ def test_a_process_that_is_killed_takes_nothing_with_it(files):
             before = len(answers)
             await until(lambda before=before: len(answers) > before + 20)
             victim = team[round_ % 2]
-            await until(lambda victim=victim: victim.pid is not None and used.batcher._alive == 2)
+            await until(lambda victim=victim: victim.pid is not None and used.batcher.alive == 2)
             os.kill(victim.pid, 9)
         await until(lambda: b'worker_deaths_total{model="zoo",version="1"} 4.0' in served.metrics.page())
         stop.set()

@@ -1,7 +1,8 @@
 """Requests in, batches out: images of different requests share a run of the model, and never their answers.
 
 Where no worker computes, an image is computed at once. Otherwise images gather until a batch is full or the oldest
-has waited long enough. Every image waits by itself: a request of many is split, one that nobody waits for any more
+has waited long enough. Where all workers compute and a batch is full, one of them gets it ahead, so that it need not
+wait for it afterwards. Every image waits by itself: a request of many is split, one that nobody waits for any more
 leaves the queue, and what a dying worker left behind is computed again.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -56,6 +58,20 @@ class Computed:
     compute_seconds: float
 
 
+@dataclass(eq=False)
+class Line:
+    """A worker, and the batches that it was given: the first is computed, a second one lies ready."""
+
+    worker: Worker
+    given: deque[tuple[list[Waiting], asyncio.Future[np.ndarray]]] = field(default_factory=deque)
+    since: float = 0.0  # the first is computed
+    alive: bool = True
+
+    def give(self, batch: list[Waiting]) -> None:
+        run = asyncio.ensure_future(self.worker.run([item.image for item in batch]))
+        self.given.append((batch, run))
+
+
 class Batcher:
     """The queue of one model, and the workers that empty it. Everything happens in one event loop.
 
@@ -66,15 +82,13 @@ class Batcher:
     """
 
     def __init__(self, workers: Sequence[Worker], batching: Batching, *, values: int, observer: Observer):
-        self._workers, self._batching, self._observer = workers, batching, observer
+        self._lines, self._batching, self._observer = [Line(w) for w in workers], batching, observer
         self._capacity = values * batching.max_batch_size
         self._queue: dict[Waiting, None] = {}  # in order of arrival
         self._admitted = 0  # images that are decoded, wait or are computed
-        self._computing = 0  # workers
-        self._alive = len(workers)
         self._changed = asyncio.Event()
         self._seconds_each = 0.05  # of one image, as last measured
-        self._tasks = [asyncio.create_task(self._work(worker)) for worker in workers]
+        self._tasks = [asyncio.create_task(self._work(line)) for line in self._lines]
 
     @property
     def waiting(self) -> int:
@@ -84,12 +98,12 @@ class Batcher:
     @property
     def alive(self) -> int:
         """Workers that can compute."""
-        return self._alive
+        return sum(line.alive for line in self._lines)
 
     @property
     def is_alive(self) -> bool:
         """Whether any worker can compute."""
-        return self._alive > 0
+        return any(line.alive for line in self._lines)
 
     @contextmanager
     def admit(self, images: int) -> Iterator[Admission]:
@@ -127,7 +141,7 @@ class Batcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for item in self._queue:
             _fail(item, Refused(Kind.UNAVAILABLE, "the model was unloaded; send the request again"))
-        await asyncio.gather(*(worker.close() for worker in self._workers))
+        await asyncio.gather(*(line.worker.close() for line in self._lines))
 
     def _release(self, images: int) -> None:
         self._admitted -= images
@@ -136,6 +150,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         items = [Waiting(image, loop.create_future()) for image in images]
         self._queue.update(dict.fromkeys(items))
+        self._give_ahead()
         self._notice()
         return items
 
@@ -150,36 +165,65 @@ class Batcher:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _work(self, worker: Worker) -> None:
+    async def _work(self, line: Line) -> None:
         """What one worker does, for ever."""
         while True:
-            batch = await self._next()
-            self._computing += 1
-            started = time.monotonic()
+            if not line.given:
+                line.give(await self._next())
+                self._give_ahead()
+            batch, run = line.given[0]
+            line.since = time.monotonic()
             for item in batch:
-                item.started, item.tries = started, item.tries + 1
-            run = asyncio.ensure_future(worker.run([item.image for item in batch]))
+                item.started, item.tries = line.since, item.tries + 1
             try:
                 logits = await asyncio.shield(run)
             except asyncio.CancelledError:
-                with suppress(Exception):
-                    await run  # a worker is not closed in the middle of a run
-                for item in batch:
-                    _fail(item, Refused(Kind.UNAVAILABLE, "the model was unloaded; send the request again"))
+                await self._leave(line)
                 raise
             except WorkerDied:
                 self._observer.worker_died()
-                self._put_back(batch)
-                self._computing -= 1
-                await self._restart(worker)
+                await self._pick_up(line)
+                await self._restart(line)
                 continue
             except Exception as error:
                 for item in batch:
                     _fail(item, Refused(Kind.FAILED, f"the runtime failed: {error}"))
             else:
                 self._deliver(batch, logits)
-            self._computing -= 1
+            line.given.popleft()
+            self._give_ahead()
             self._notice()
+
+    async def _leave(self, line: Line) -> None:
+        """What a worker was given is finished, since it is not closed in the middle of a run, and answers nobody."""
+        for batch, run in line.given:
+            with suppress(Exception):
+                await run
+            for item in batch:
+                _fail(item, Refused(Kind.UNAVAILABLE, "the model was unloaded; send the request again"))
+
+    async def _pick_up(self, line: Line) -> None:
+        """What a worker died over, and what it had not begun, waits again."""
+        (died_over, _), *not_begun = line.given
+        line.given.clear()
+        line.alive = False
+        self._put_back(died_over, *(batch for batch, _ in not_begun))
+        for _, run in not_begun:  # ends with the same death
+            await asyncio.gather(run, return_exceptions=True)
+
+    def _give_ahead(self) -> None:
+        """A full batch for the worker that has computed longest, where all compute and have no other one."""
+        alive = [line for line in self._lines if line.alive]
+        ready = [line for line in alive if line.worker.takes_two and len(line.given) == 1]
+        if not self._queue or not ready or not all(line.given for line in alive):
+            return
+        oldest = next(iter(self._queue))
+        if oldest.tries or len(self._queue) < self._room(oldest.image):
+            return
+        batch = self._gather(oldest)
+        if len(batch) == self._room(oldest.image):
+            self._take(batch)
+            min(ready, key=lambda line: line.since).give(batch)
 
     async def _next(self) -> list[Waiting]:
         """The next batch, as soon as it is time for it."""
@@ -191,13 +235,17 @@ class Batcher:
             oldest = next(iter(self._queue))
             batch = self._gather(oldest)
             due = oldest.since + self._batching.max_queue_delay_ms / 1000 - time.monotonic()
-            if self._computing and due > 0 and len(batch) < self._room(oldest.image):
+            computing = any(line.given for line in self._lines)
+            if computing and due > 0 and len(batch) < self._room(oldest.image):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), due)
                 continue
-            for item in batch:
-                del self._queue[item]
+            self._take(batch)
             return batch
+
+    def _take(self, batch: Sequence[Waiting]) -> None:
+        for item in batch:
+            del self._queue[item]
 
     def _gather(self, oldest: Waiting) -> list[Waiting]:
         """The oldest image and those of its size that came after it, as many as a run may have."""
@@ -218,40 +266,41 @@ class Batcher:
     def _deliver(self, batch: Sequence[Waiting], logits: np.ndarray) -> None:
         ended = time.monotonic()
         seconds = ended - batch[0].started
-        self._seconds_each += 0.2 * (seconds / len(batch) / max(1, self._alive) - self._seconds_each)
+        self._seconds_each += 0.2 * (seconds / len(batch) / max(1, self.alive) - self._seconds_each)
         self._observer.batch(len(batch), seconds)
         for item, row in zip(batch, logits, strict=True):
             item.ended = ended
             if not item.answer.done():
                 item.answer.set_result(row)
 
-    def _put_back(self, batch: Sequence[Waiting]) -> None:
+    def _put_back(self, died_over: Sequence[Waiting], *not_begun: Sequence[Waiting]) -> None:
         """What a worker died over goes to the head of the queue, or is given up."""
         again: dict[Waiting, None] = {}
-        for item in batch:
+        for item in died_over:
             if item.answer.done():
                 continue
             if item.tries < TRIES:
                 again[item] = None
             else:
                 _fail(item, Refused(Kind.FAILED, "the workers that computed this image died; it is given up"))
+        for batch in not_begun:
+            again |= {item: None for item in batch if not item.answer.done()}
         self._queue = again | self._queue
         self._notice()
 
-    async def _restart(self, worker: Worker) -> None:
+    async def _restart(self, line: Line) -> None:
         """Start a worker again, until it lives."""
-        self._alive -= 1
         tries = 0
         while True:
             try:
-                await worker.start()
+                await line.worker.start()
                 break
             except Exception:
                 if not self.is_alive:
                     self._give_up()
                 await asyncio.sleep(PATIENCE[min(tries, len(PATIENCE) - 1)])
                 tries += 1
-        self._alive += 1
+        line.alive = True
         self._notice()
 
     def _give_up(self) -> None:

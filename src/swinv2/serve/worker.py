@@ -15,7 +15,7 @@ import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -48,7 +48,14 @@ class Opened:
 
 
 class Worker(ABC):
-    """One open model. start() before run(); one run() at a time."""
+    """One open model. start() before run().
+
+    Attributes:
+        takes_two: whether run() may be called again while it runs; the second begins when the first has ended.
+            Otherwise there is one at a time.
+    """
+
+    takes_two = False
 
     @abstractmethod
     async def start(self) -> tuple[Record, Opened]:
@@ -105,16 +112,21 @@ class ThreadWorker(Worker):
 
 
 class ProcessWorker(Worker):
-    """A session in a process of its own."""
+    """A session in a process of its own. While it computes, the next images are copied to it."""
+
+    takes_two = True
 
     def __init__(self, source: str, compute: Compute, number: int):
         self._open = _how_to_open(source, compute, number)
         cores = compute.cores(number)
         self._cores = list(cores) if compute.pin and len(cores) == self._open["threads"] else []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swinv2-worker")  # waits at the pipe
+        # One asks and one hears the answers, so that these are in the order of the questions.
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="swinv2-worker-asking")
+        self._hearing = ThreadPoolExecutor(1, thread_name_prefix="swinv2-worker-hearing")
         self._process: Any = None
         self._pipe: Connection | None = None
-        self._block: SharedMemory | None = None
+        self._blocks: list[SharedMemory | None] = [None, None]  # of the two runs, in turn
+        self._turn = 0
 
     @property
     def pid(self) -> int | None:
@@ -125,11 +137,13 @@ class ProcessWorker(Worker):
         return await self._call(self._start)
 
     async def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return await self._call(self._run, images)
+        asked = self._asking.submit(self._ask, images)
+        return await self._call(self._hear, asked)
 
     async def close(self) -> None:
         await self._call(self._end)
-        self._thread.shutdown()
+        self._asking.shutdown()
+        self._hearing.shutdown()
 
     def _start(self) -> tuple[Record, Opened]:
         self._end()  # of an earlier life
@@ -152,17 +166,11 @@ class ProcessWorker(Worker):
             self._end()
             raise
 
-    def _run(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def _hear(self, asked: Future[None]) -> np.ndarray:
         if self._pipe is None or self._process is None:
             raise WorkerDied("the worker is not running")
-        shape = (len(images), *images[0].shape)
         try:
-            block = self._memory(4 * int(np.prod(shape)))
-            into = np.ndarray(shape, np.float32, block.buf)
-            for row, image in zip(into, images, strict=True):
-                row[...] = image
-            del into
-            self._pipe.send_bytes(json.dumps({"block": block.name, "shape": shape}).encode())
+            asked.result()
             told = json.loads(self._pipe.recv_bytes())
             if "error" in told:
                 raise RuntimeError(told["error"])
@@ -172,19 +180,32 @@ class ProcessWorker(Worker):
             code = self._process.exitcode
             raise WorkerDied(f"a worker ended with exit code {code} while it computed ({error})") from None
 
-    def _memory(self, size: int) -> SharedMemory:
-        """A block of at least this many bytes; the last one where it is large enough."""
-        if self._block is None or self._block.size < size:
-            self._forget()
-            self._block = SharedMemory(create=True, size=size)
-            _allocate(self._block)
-        return self._block
+    def _ask(self, images: Sequence[np.ndarray]) -> None:
+        if self._pipe is None:
+            raise WorkerDied("the worker is not running")
+        shape = (len(images), *images[0].shape)
+        block = self._memory(4 * int(np.prod(shape)))
+        into = np.ndarray(shape, np.float32, block.buf)
+        for row, image in zip(into, images, strict=True):
+            row[...] = image
+        del into
+        self._pipe.send_bytes(json.dumps({"block": block.name, "shape": shape}).encode())
 
-    def _forget(self) -> None:
-        if self._block is not None:
-            self._block.close()
-            self._block.unlink()
-            self._block = None
+    def _memory(self, size: int) -> SharedMemory:
+        """A block of at least this many bytes, that of the run before the last where it is large enough."""
+        self._turn = 1 - self._turn
+        block = self._blocks[self._turn]
+        if block is None or block.size < size:
+            self._forget(self._turn)
+            block = _allocated(size)
+            self._blocks[self._turn] = block
+        return block
+
+    def _forget(self, turn: int) -> None:
+        if (block := self._blocks[turn]) is not None:
+            self._blocks[turn] = None
+            block.close()
+            block.unlink()
 
     def _end(self) -> None:
         if self._pipe is not None:
@@ -197,10 +218,11 @@ class ProcessWorker(Worker):
                 self._process.join()
             self._process.close()
             self._process = None
-        self._forget()
+        for turn in range(2):
+            self._forget(turn)
 
     async def _call(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._hearing, function, *arguments)
 
 
 def _how_to_open(source: str, compute: Compute, number: int) -> dict[str, Any]:
@@ -228,20 +250,24 @@ def _opened(session: Session) -> Opened:
     return Opened(session.runtime, session.device, session.precision, session.any_size)
 
 
-def _allocate(block: SharedMemory) -> None:
-    """Have the memory now: a container gives little shared memory, and the first write beyond it is a crash."""
+def _allocated(size: int) -> SharedMemory:
+    """A block that has its memory: a container gives little of it, and the first write beyond that is a crash."""
+    block = SharedMemory(create=True, size=size)
     file = Path("/dev/shm", block.name)
     if hasattr(os, "posix_fallocate") and file.exists():
         handle = os.open(file, os.O_RDWR)
         try:
             os.posix_fallocate(handle, 0, block.size)
         except OSError as error:
+            block.close()
+            block.unlink()
             raise RuntimeError(
-                f"/dev/shm has no {block.size:,} bytes left for a batch ({error.strerror}); give the container "
+                f"/dev/shm has no {size:,} bytes left for a batch ({error.strerror}); give the container "
                 "more (--shm-size), or serve with smaller batches"
             ) from None
         finally:
             os.close(handle)
+    return block
 
 
 def _work(pipe: Connection, how: dict[str, Any], cores: list[int]) -> None:
@@ -262,12 +288,12 @@ def _work(pipe: Connection, how: dict[str, Any], cores: list[int]) -> None:
     with suppress(EOFError, OSError):  # the server is gone or does not need us any more
         while session is not None:
             asked = json.loads(pipe.recv_bytes())
-            if asked["block"] not in blocks:
-                for old in blocks.values():
-                    old.close()
-                blocks = {asked["block"]: SharedMemory(asked["block"])}
+            block = blocks.pop(asked["block"], None) or SharedMemory(asked["block"])
+            blocks[asked["block"]] = block  # in the order of their last use: there are two
+            if len(blocks) > 2:
+                blocks.pop(next(iter(blocks))).close()
             try:
-                logits = _logits(session, asked["shape"], blocks[asked["block"]])
+                logits = _logits(session, asked["shape"], block)
             except Exception as error:
                 told = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
                 pipe.send_bytes(json.dumps(told).encode())
