@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from serving import NAMES, picture, write_model
 
 from swinv2.images import decode
 from swinv2.runtimes import open_session
+from swinv2.serve import worker
 from swinv2.serve.errors import Kind, Refused
 from swinv2.serve.service import Service
 from swinv2.serve.settings import Access, Batching, Compute, Limits
@@ -246,6 +248,34 @@ def test_a_process_that_is_killed_takes_nothing_with_it(files, batch):
 
     for found in asyncio.run(main()):
         assert found == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").exists(), reason="this system does not show its shared memory")
+def test_a_worker_that_has_memory_for_one_batch_computes_one_at_a_time(files, monkeypatch):
+    names, allocated = [], worker._allocated
+
+    def scarce(size):
+        if any(Path("/dev/shm", name).exists() for name in names):
+            raise RuntimeError("/dev/shm has no bytes left")
+        names.append((block := allocated(size)).name)
+        return block
+
+    monkeypatch.setattr(worker, "_allocated", scarce)
+    images = [open_session(files[0]).record.preprocess(decode(picture()))] * 3
+
+    async def main():
+        one = worker.ProcessWorker(str(files[0]), Compute(devices=("cpu",), threads=1), 0)
+        await one.start()
+        assert one.takes_two
+        answers = await asyncio.gather(*(one.run(images[:n]) for n in (1, 2, 1, 3)))
+        assert not one.takes_two
+        await one.close()
+        return answers
+
+    for found, count in zip(asyncio.run(main()), (1, 2, 1, 3), strict=True):
+        assert found.shape[0] == count
+        assert found == pytest.approx(np.tile(answer(files[0], picture()), (count, 1)), rel=1e-4)
+    assert not any(Path("/dev/shm", name).exists() for name in names)
 
 
 def test_a_model_that_gives_no_numbers_does_not_take_over(files, tmp_path):

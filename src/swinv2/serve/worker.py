@@ -15,7 +15,7 @@ import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -125,6 +125,7 @@ class ProcessWorker(Worker):
         self._hearing = ThreadPoolExecutor(1, thread_name_prefix="swinv2-worker-hearing")
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._run: Future[np.ndarray] | None = None  # the last one
         self._blocks: list[SharedMemory | None] = [None, None]  # of the two runs, in turn
         self._turn = 0
 
@@ -137,8 +138,9 @@ class ProcessWorker(Worker):
         return await self._call(self._start)
 
     async def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        asked = self._asking.submit(self._ask, images)
-        return await self._call(self._hear, asked)
+        asked = self._asking.submit(self._ask, images, self._run)
+        self._run = self._hearing.submit(self._hear, asked)
+        return await asyncio.wrap_future(self._run)
 
     async def close(self) -> None:
         await self._call(self._end)
@@ -180,24 +182,33 @@ class ProcessWorker(Worker):
             code = self._process.exitcode
             raise WorkerDied(f"a worker ended with exit code {code} while it computed ({error})") from None
 
-    def _ask(self, images: Sequence[np.ndarray]) -> None:
+    def _ask(self, images: Sequence[np.ndarray], before: Future[np.ndarray] | None) -> None:
         if self._pipe is None:
             raise WorkerDied("the worker is not running")
         shape = (len(images), *images[0].shape)
-        block = self._memory(4 * int(np.prod(shape)))
+        block = self._memory(4 * int(np.prod(shape)), before)
         into = np.ndarray(shape, np.float32, block.buf)
         for row, image in zip(into, images, strict=True):
             row[...] = image
         del into
         self._pipe.send_bytes(json.dumps({"block": block.name, "shape": shape}).encode())
 
-    def _memory(self, size: int) -> SharedMemory:
+    def _memory(self, size: int, before: Future[np.ndarray] | None) -> SharedMemory:
         """A block of at least this many bytes, that of the run before the last where it is large enough."""
-        self._turn = 1 - self._turn
+        if self.takes_two:
+            self._turn = 1 - self._turn
+        else:
+            _end_of(before)
         block = self._blocks[self._turn]
         if block is None or block.size < size:
             self._forget(self._turn)
-            block = _allocated(size)
+            try:
+                block = _allocated(size)
+            except RuntimeError:  # there is memory for one, and from now on one run at a time
+                self.takes_two = False
+                _end_of(before)
+                self._forget(1 - self._turn)
+                block = _allocated(size)
             self._blocks[self._turn] = block
         return block
 
@@ -248,6 +259,11 @@ def _open(how: dict[str, Any]) -> Session:
 
 def _opened(session: Session) -> Opened:
     return Opened(session.runtime, session.device, session.precision, session.any_size)
+
+
+def _end_of(run: Future[np.ndarray] | None) -> None:
+    if run is not None:
+        wait([run])
 
 
 def _allocated(size: int) -> SharedMemory:
