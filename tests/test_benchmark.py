@@ -467,7 +467,7 @@ def test_the_command_writes_what_it_was_asked_for(folder, tmp_path, monkeypatch,
     )
     assert cli.main(line.split()) == Exit.PARTIAL
     out = capsys.readouterr().out
-    assert "small_for_tests, 64 x 64 pixels" in out
+    assert "two_stages_for_tests, 64 x 64 pixels" in out
     assert "broken.onnx) did not run: " in out
     assert "medians are known to within" in out
     assert json.loads(Path("run.json").read_text())["settings"]["batch_sizes"] == [1, 2]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TWO_STAGES
 from exports import small_model, write_small
 
 from swinv2 import child, lint, probe
@@ -79,8 +80,9 @@ def test_the_rewritten_graph_is_the_same_network(batch):
 def test_nothing_is_left_that_the_converter_gets_wrong():
     operators = [node.op_type for node in network().graph.node]
     assert {"Gelu", "Erf", "Shape", "Gather"} & set(operators) == set()
-    assert operators.count("MatMul") == 2 * 8  # of attention: two in each of the eight blocks
-    assert operators.count("Sigmoid") == 8
+    blocks = sum(TWO_STAGES.depths)
+    assert operators.count("MatMul") == 2 * blocks  # of attention
+    assert operators.count("Sigmoid") == blocks
 
 
 # ---------------------------------------------------------------------- the converter, without MNN

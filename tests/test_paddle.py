@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, randomized
+from conftest import SMALL, TWO_STAGES, randomized
 from exports import small_model, write_small
 
 from swinv2 import checkpoints, pdparams, probe
@@ -57,7 +57,7 @@ def test_a_session_says_what_it_is(exported):
 def test_the_record_beside_the_weights_names_architecture_and_classes(exported):
     """Without it nobody can say how many heads a new architecture has."""
     model = checkpoints.load(exported.path)
-    assert model.config == SMALL
+    assert model.config == TWO_STAGES
     assert model.record.classes == tuple("abcdefg")
     x = probe.images(model.record, 1)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_files_that_hold_no_weights_are_refused(exported, tmp_path, content):
     for file in exported.path.parent.glob("model.pdparams*"):
         shutil.copy(file, tmp_path)
     path: Path = tmp_path / "model.pdparams"
-    path.write_bytes(path.read_bytes()[:3_000_000] if content is None else content)
+    path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
     with pytest.raises(ArtifactError, match=str(path)):
         open_session(path, "paddle", device="cpu")
 
