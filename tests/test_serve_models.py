@@ -250,6 +250,24 @@ def test_a_process_that_is_killed_takes_nothing_with_it(files, batch):
         assert found == pytest.approx(want, rel=1e-4)
 
 
+def test_a_run_that_is_given_up_leaves_its_answer_to_nobody(files):
+    images = [np.zeros((3, 64, 64), np.float32)] * 3
+
+    async def main():
+        one = worker.ProcessWorker(str(files[0]), Compute(devices=("cpu",), threads=1), 0)
+        await one.start()
+        first, given_up, last = (asyncio.create_task(one.run(images[:n])) for n in (1, 2, 3))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        answers = await asyncio.gather(first, given_up, last, return_exceptions=True)
+        await one.close()
+        return answers
+
+    first, given_up, last = asyncio.run(main())
+    assert isinstance(given_up, asyncio.CancelledError)
+    assert (len(first), len(last)) == (1, 3)
+
+
 @pytest.mark.skipif(not Path("/dev/shm").exists(), reason="this system does not show its shared memory")
 def test_a_worker_that_has_memory_for_one_batch_computes_one_at_a_time(files, monkeypatch):
     names, allocated = [], worker._allocated

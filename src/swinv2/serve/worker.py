@@ -140,7 +140,9 @@ class ProcessWorker(Worker):
     async def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
         asked = self._asking.submit(self._ask, images, self._run)
         self._run = self._hearing.submit(self._hear, asked)
-        return await asyncio.wrap_future(self._run)
+        return await asyncio.shield(
+            asyncio.wrap_future(self._run)
+        )  # who gives up leaves no answer in the pipe
 
     async def close(self) -> None:
         await self._call(self._end)
