@@ -73,6 +73,15 @@ def quick_runs():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_process():
+    """Exports of a module call what has a process of its own in this one (exports.one_process)."""
+    from exports import one_process
+
+    with one_process():
+        yield
+
+
 @pytest.fixture
 def pretend(monkeypatch):
     """A format whose converter and runtime do as they are told (exports.Pretend), without other processes."""

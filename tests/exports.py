@@ -44,11 +44,12 @@ def one_process() -> Iterator[None]:
 
     def call(function, arguments, *, doing, environment=None):
         assert not environment, "variables are for a process of its own"
-        found = child.attempt(lambda: child.find(function)(**json.loads(json.dumps(arguments))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as there
+            found = child.attempt(lambda: child.find(function)(**json.loads(json.dumps(arguments))))
         return child.outcome(json.loads(json.dumps(found)), doing)
 
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as there
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child, "call", call)
         yield
 

@@ -24,11 +24,8 @@ PHOTOGRAPH = Path(swinv2.__file__).parent / "probe" / "portrait.png"
 # Formats that cannot be written everywhere: what must be missing for the test to go without them.
 NOT_EVERYWHERE = {"tensorrt": "tensorrt", "mnn": "MNN"}
 WRITTEN_NOT_RUN = {"coreml"}  # Core ML itself is in the systems of Apple
-LONG = {
-    "pt2",
-    "executorch",
-    "coreml",
-}  # half a minute and more each; other quick tests are in files of their own
+# Half a minute and more each; quick tests of them are in files of their own.
+LONG = {"pt2", "executorch", "coreml"}
 
 # The converters' packages are full of what newer Pythons advise against; no warning is asked for here.
 pytestmark = pytest.mark.filterwarnings("ignore")

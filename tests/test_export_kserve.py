@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import jsonschema
 import pytest
 import yaml
-from exports import one_process, write_small
+from exports import write_small
 from manifests import check_inference_service, lint_container_file
 
 import swinv2
@@ -24,11 +24,7 @@ from swinv2.export import Disagreement, export
 from swinv2.parity import Comparison
 from swinv2.verbs import Exit, UsageError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def in_one_process():
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")

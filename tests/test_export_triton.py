@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from conftest import SMALL
-from exports import one_process, small_model, write_small
+from exports import small_model, write_small
 from folder import make_folder
 from google.protobuf import text_format
 from peers import tritonserver
@@ -31,6 +31,8 @@ from swinv2.preprocess import Preprocess
 from swinv2.runtimes import beside, open_session
 from swinv2.verbs import Exit, UsageError
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 PHOTOGRAPH = Path(swinv2.__file__).parent / "probe" / "portrait.png"
 
 
@@ -42,12 +44,6 @@ def read(folder: Path) -> proto.ModelConfig:
 def sides(value: onnx.ValueInfoProto) -> list[int]:
     """As config.pbtxt has them: without the batch, -1 where any is taken."""
     return [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim][1:]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_one_process():
-    with one_process():
-        yield
 
 
 @pytest.fixture(scope="module")

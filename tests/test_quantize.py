@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from exports import PretendSession, install_pretend, one_process, small_model, write_small
+from exports import PretendSession, install_pretend, small_model, write_small
 from PIL import Image
 from training import write_pictures
 
@@ -23,13 +23,9 @@ from swinv2.quantize.choice import choose
 from swinv2.runtimes import RUNTIMES, beside
 from swinv2.verbs import Exit, UsageError
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 PICTURES = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_one_process():
-    with one_process():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,23 @@ async def ask(batcher, *values, shape=(3, 2, 2)):
     return computed.logits.ravel().tolist()
 
 
+async def close_while_it_computes(worker, *values, **settings):
+    """Nobody gets an answer, and the worker is closed when it has ended."""
+    batcher = Batcher([worker], Batching(**settings), values=12, observer=Counting())
+    tasks = [asyncio.create_task(ask(batcher, value)) for value in values]
+    await spin()
+    closing = asyncio.create_task(batcher.close())
+    await spin()
+    assert not closing.done()
+    assert not worker.closed
+    worker.gate.set()
+    await closing
+    assert worker.closed
+    for task in tasks:
+        with pytest.raises(Refused, match="unloaded"):
+            await task
+
+
 async def spin():
     """Let everything that can run do so."""
     for _ in range(20):
@@ -169,12 +186,8 @@ async def test_a_worker_that_computes_gets_the_next_full_batch_ahead_and_no_thir
     worker = Pair(open_gate=False)
     async with batching(worker, max_batch_size=2) as batcher:
         tasks = [asyncio.create_task(ask(batcher, 0))]
-        for value, given in (
-            (1, 1),
-            (2, 2),
-            (3, 2),
-            (4, 2),
-        ):  # a batch that is not full stays open for others
+        # A batch that is not full stays open for others.
+        for value, given in ((1, 1), (2, 2), (3, 2), (4, 2)):
             await spin()
             tasks.append(asyncio.create_task(ask(batcher, value)))
             await spin()
@@ -218,18 +231,8 @@ async def test_what_a_dead_worker_had_not_begun_is_not_blamed_and_shares_a_run_a
 @run
 async def test_closing_finishes_what_was_given_ahead_too():
     worker = Pair(open_gate=False)
-    batcher = Batcher([worker], Batching(max_batch_size=1), values=12, observer=Counting())
-    tasks = [asyncio.create_task(ask(batcher, value)) for value in range(3)]
-    await spin()
-    closing = asyncio.create_task(batcher.close())
-    await spin()
-    assert not closing.done()
-    worker.gate.set()
-    await closing
+    await close_while_it_computes(worker, 0, 1, 2, max_batch_size=1)
     assert worker.runs == [[0], [1]]
-    for answer in await asyncio.gather(*tasks, return_exceptions=True):
-        assert isinstance(answer, Refused)
-        assert "unloaded" in str(answer)
 
 
 @run
@@ -332,17 +335,8 @@ async def test_where_no_worker_can_be_started_nobody_waits():
 @run
 async def test_closing_waits_for_the_run_and_ends_the_workers():
     worker = Echo(open_gate=False)
-    batcher = Batcher([worker], Batching(), values=12, observer=Counting())
-    task = asyncio.create_task(ask(batcher, 1))
-    await spin()
-    closing = asyncio.create_task(batcher.close())
-    await spin()
-    assert not closing.done()
-    worker.gate.set()
-    await closing
-    assert worker.closed
-    with pytest.raises(Refused, match="unloaded"):
-        await task
+    await close_while_it_computes(worker, 1)
+    assert worker.runs == [[1]]
 
 
 @pytest.mark.parametrize(
