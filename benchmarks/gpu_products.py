@@ -1,7 +1,7 @@
 """Layers at inference and the gradient of the position bias: our kernels against the same in eager mode and compiled.
 
-The first layer of an MLP with its GELU, patch merging, and the sums of diagonals that bring a gradient from the
-position bias to its table.
+The first layer of an MLP with its GELU, patch merging and embedding, and the sums of diagonals that bring a gradient
+from the position bias to its table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Ways = dict[str, Callable[[], Tensor]]
 
 
 class Case(NamedTuple):
-    """Of kind gelu and merge on a square map, with channels of what goes in; of kind diagonals a window, with heads."""
+    """Of kind gelu and merge on a square map, with channels of what goes in; of kind embed an image, with channels of
+    what comes out; of kind diagonals a window, with heads."""
 
     name: str
     kind: str
@@ -42,11 +43,19 @@ CASES = (
     Case("base, stage 2", "merge", 256, 32, 256),
     Case("large at 384, stage 1", "merge", 32, 96, 192),
     Case("large at 384, stage 3", "merge", 64, 24, 768),
+    Case("tiny", "embed", 256, 256, 96),
+    Case("large at 384", "embed", 64, 384, 192),
+    Case("tiny, one image", "embed", 1, 256, 96),
     Case("tiny, window 8, stage 3", "diagonals", 1, 8, 12),
     Case("base, window 16, stage 3", "diagonals", 1, 16, 16),
     Case("large, window 24, stage 3", "diagonals", 1, 24, 24),
 )
-DRY = (Case("one", "gelu", 1, 8, 32), Case("one", "merge", 1, 7, 32), Case("one", "diagonals", 1, 4, 2))
+DRY = (
+    Case("one", "gelu", 1, 8, 32),
+    Case("one", "merge", 1, 7, 32),
+    Case("one", "embed", 1, 13, 32),
+    Case("one", "diagonals", 1, 4, 2),
+)
 
 
 @torch.no_grad()
@@ -104,6 +113,26 @@ def merge(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor
     return ways, exact, flops, 2 * (x.numel() + exact.numel() + reduction.weight.numel())
 
 
+def embed(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    torch.manual_seed(0)
+    x = torch.randn(case.images, 3, case.side, case.side, device=device).bfloat16()
+    proj, norm = nn.Conv2d(3, case.channels, 4, 4).to(device), nn.LayerNorm(case.channels).to(device)
+    proj.weight.data = proj.weight.data.contiguous(
+        memory_format=torch.channels_last
+    )  # as folded models have it
+    exact = products.embed(x.double(), copy_of(proj), copy_of(norm), backend="eager")
+    proj.bfloat16(), norm.bfloat16()
+    eager = lambda t: products.embed(t, proj, norm, backend="eager")  # noqa: E731
+    compiled = torch.compile(eager, backend=compiler, dynamic=False)
+    ways: Ways = {
+        "eager": lambda: eager(x),
+        "compiled": lambda: compiled(x),
+        "triton": lambda: products.embed(x, proj, norm, backend="triton"),
+    }
+    flops = 2 * exact.numel() * proj.weight[0].numel()
+    return ways, exact, flops, 2 * (x.numel() + exact.numel() + proj.weight.numel())
+
+
 def diagonals(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
     window, heads = (case.side, case.side), case.channels
     grad = torch.randn(heads, case.side**2, case.side**2, device=device)
@@ -121,7 +150,7 @@ def diagonals(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Te
     return ways, exact, grad.numel(), 4 * (grad.numel() + exact.numel())
 
 
-KINDS = {"gelu": gelu, "merge": merge, "diagonals": diagonals}
+KINDS = {"gelu": gelu, "merge": merge, "embed": embed, "diagonals": diagonals}
 
 
 def tokens(case: Case, device: torch.device) -> Tensor:
@@ -143,11 +172,13 @@ def sweep(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]
     if case.kind == "diagonals":
         return []
     way, rows = KINDS[case.kind](case, device, "aot_eager")[0]["triton"], []
-    normed = case.kind == "merge" and products_op.can_norm(2 * case.channels)
+    outs = {"merge": 2 * case.channels, "embed": case.channels}.get(case.kind)
+    normed = outs is not None and products_op.can_norm(outs)
     table = products_op.NORMED if normed else products_op.TILES
     sides = ((32, 512), (64, 512)) if normed else ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
+    depths = (16,) if case.kind == "embed" else (32, 64)  # a step takes one colour of a patch
     for size in [Tile(*tile, depth, warps, stages) for tile in sides
-                 for depth in (32, 64) for warps in (4, 8) for stages in (2, 3, 4)]:  # fmt: skip
+                 for depth in depths for warps in (4, 8) for stages in (2, 3, 4)]:  # fmt: skip
         kept = dict(table)
         table.update(dict.fromkeys(table, size))
         try:

@@ -1,4 +1,4 @@
-"""Layers for the tests of products with GELU and of patch merging, in Triton's interpreter and on a GPU."""
+"""Layers for the tests of products with GELU, of patch merging and embedding, in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ MERGED = [
     (1, (7, 2), 200),
     (1, (3, 4), 264),
 ]
+# images, pixels, colours, side of a patch, channels: sides that do not divide, less than a patch, one colour and four,
+# small and large patches, a token too wide for the norm
+EMBEDDED = [
+    (2, (24, 16), 3, 4, 96),
+    (3, (13, 22), 3, 4, 32),
+    (1, (1, 3), 3, 4, 40),
+    (1, (9, 8), 1, 4, 128),
+    (2, (8, 6), 4, 2, 48),
+    (1, (17, 30), 3, 8, 24),
+    (1, (8, 12), 3, 4, 520),
+]
 # Below it an error is luck. The interpreter cuts bfloat16 off where a device rounds it.
 FLOOR = {torch.float32: 4e-7, torch.float16: 3e-4, torch.bfloat16: 4e-3}
 
@@ -34,6 +45,16 @@ def linear(ins: int, outs: int, dtype: torch.dtype, *, bias: bool, device: str =
     layer.weight = nn.Parameter(filled(outs, ins, dtype=dtype, seed=1, device=device).mul_(ins**-0.5))
     if bias:
         layer.bias = nn.Parameter(filled(outs, dtype=dtype, seed=2, device=device))
+    return layer.requires_grad_(False)
+
+
+def convolution(colours: int, outs: int, side: int, dtype: torch.dtype, device: str = "cpu") -> nn.Conv2d:
+    """Of patches, its weights in memory as a folded model has them: channels last."""
+    layer = nn.Conv2d(colours, outs, side, side, device=device, dtype=dtype)
+    places = colours * side**2
+    weight = filled(outs, side, side, colours, dtype=dtype, seed=1, device=device).mul_(places**-0.5)
+    layer.weight = nn.Parameter(weight.permute(0, 3, 1, 2))
+    layer.bias = nn.Parameter(filled(outs, dtype=dtype, seed=2, device=device))
     return layer.requires_grad_(False)
 
 

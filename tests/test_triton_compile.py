@@ -136,7 +136,7 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("channels", "dtype", "capability"), PRODUCTS)
 def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability):
-    maps = {"x", "weight", "bias", "scale", "shift", "out"}
+    maps = {"x", "image", "weight", "bias", "scale", "shift", "out"}
     outs, norms = 2 * channels, products_op.can_norm(2 * channels)
     sizes = products_op.tile(dtype, 1 << 20, outs, channels, norms=norms)
     constants = products_op.constants(sizes, dtype, outs, channels) | {"NORMS": norms, "eps": 1e-5}
@@ -145,6 +145,10 @@ def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability
         sizes = products_op.tile(dtype, tokens, 4 * channels, channels)
         constants = products_op.constants(sizes, dtype, 4 * channels, channels)
         wanted.append((f"GELU of {tokens} tokens", products.linear_gelu, constants))
+    sizes = products_op.patch_tile(dtype, 1 << 20, channels, 4, norms=products_op.can_norm(channels))
+    constants = products_op.constants(sizes, dtype, channels, 3)
+    constants |= {"NORMS": products_op.can_norm(channels), "SIDE": 4, "eps": 1e-5}
+    wanted.append(("embed", products.embed, constants))
     for name, kernel, constants in wanted:
         made = compiled(kernel, constants, maps, dtype, capability)
         assert made.spilled <= SOME, f"{name} spills {made.spilled} bytes with {made.registers} registers"

@@ -11,7 +11,15 @@ import pytest
 import torch
 from attention import CASES, assert_at_most_twice_eager, case, made, with_gradients
 from conftest import SMALL, randomized
-from products import MERGED, assert_products_at_most_twice_eager, filled, layer_norm, linear
+from products import (
+    EMBEDDED,
+    MERGED,
+    assert_products_at_most_twice_eager,
+    convolution,
+    filled,
+    layer_norm,
+    linear,
+)
 
 from swinv2.artifact import Record
 from swinv2.float8 import Float8Linear, rounded
@@ -253,7 +261,7 @@ def test_logits_of_a_published_architecture_are_those_of_a_cpu():
 def test_gelu_of_a_product_errs_at_most_twice_eager(channels, tokens, dtype):
     x = filled(tokens, channels, dtype=dtype, device="cuda")
     layer = linear(channels, 4 * channels, dtype, bias=True, device="cuda")
-    assert products.is_chosen(x, layer) == (dtype != torch.float32)
+    assert products.is_chosen(products.GELU, x, layer) == (dtype != torch.float32)
     assert_products_at_most_twice_eager(products.linear_gelu, x, layer)
 
 
@@ -268,6 +276,21 @@ def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):
     )
     x = filled(images, *size, channels, dtype=dtype, device="cuda")
     assert_products_at_most_twice_eager(products.merge, x, *layers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("images", "size", "colours", "side", "channels"),
+    [*EMBEDDED, (64, (256, 256), 3, 4, 96), (8, (384, 383), 3, 4, 192)],
+    ids=str,
+)
+def test_embedding_errs_at_most_twice_eager(images, size, colours, side, channels, dtype):
+    layers = (
+        convolution(colours, channels, side, dtype, device="cuda"),
+        layer_norm(channels, dtype, device="cuda"),
+    )
+    x = filled(images, colours, *size, dtype=dtype, device="cuda")
+    assert_products_at_most_twice_eager(products.embed, x, *layers)
 
 
 @pytest.mark.parametrize("window", [(1, 1), (3, 5), (8, 8), (24, 24)], ids=str)

@@ -1,4 +1,4 @@
-"""Triton's products with GELU, and of patch merging, in its interpreter, against the same layers in float64."""
+"""Triton's products with GELU, of patch merging and embedding, in its interpreter, against the layers in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import interpreted  # noqa: F401  first
 import pytest
 import torch
 from conftest import SMALL, randomized
-from products import MERGED, assert_products_at_most_twice_eager, filled, layer_norm, linear
+from products import (
+    EMBEDDED,
+    MERGED,
+    assert_products_at_most_twice_eager,
+    convolution,
+    filled,
+    layer_norm,
+    linear,
+)
 from torch import nn
 
 from swinv2.config import SwinV2Config
@@ -52,6 +60,25 @@ def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):
     assert_products_at_most_twice_eager(products.merge, filled(images, *size, channels, dtype=dtype), *layers)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("images", "size", "colours", "side", "channels"), EMBEDDED, ids=str)
+def test_embedding_errs_at_most_twice_eager(images, size, colours, side, channels, dtype):
+    layers = convolution(colours, channels, side, dtype), layer_norm(channels, dtype)
+    assert products_op.can_norm(channels) == (channels < 520)
+    assert_products_at_most_twice_eager(products.embed, filled(images, colours, *size, dtype=dtype), *layers)
+
+
+def test_weights_of_patches_may_lie_either_way():
+    x, proj, norm = (
+        torch.randn(1, 3, 8, 8),
+        convolution(3, 32, 4, torch.float32),
+        layer_norm(32, torch.float32),
+    )
+    last = products.embed(x, proj, norm, backend="triton")
+    proj.weight.data = proj.weight.data.contiguous()
+    assert torch.equal(products.embed(x, proj, norm, backend="triton"), last)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_several_tiles_of_tokens_and_channels(dtype, monkeypatch):
     small = products_op.Tile(16, 16, 16, 4, 1)
@@ -60,9 +87,11 @@ def test_several_tiles_of_tokens_and_channels(dtype, monkeypatch):
     layer = linear(48, 40, dtype, bias=True)
     assert_products_at_most_twice_eager(products.linear_gelu, filled(37, 48, dtype=dtype), layer)
     layers = linear(4 * 24, 40, dtype, bias=False), layer_norm(40, dtype)
-    assert_products_at_most_twice_eager(products.merge, filled(2, 9, 11, 24, dtype=dtype), *layers)
-    monkeypatch.setattr(products_op, "WIDEST_NORM", 8)
-    assert_products_at_most_twice_eager(products.merge, filled(2, 9, 11, 24, dtype=dtype), *layers)
+    patches = convolution(3, 40, 4, dtype), layer_norm(40, dtype)
+    for most in (512, 8):
+        monkeypatch.setattr(products_op, "WIDEST_NORM", most)
+        assert_products_at_most_twice_eager(products.merge, filled(2, 9, 11, 24, dtype=dtype), *layers)
+        assert_products_at_most_twice_eager(products.embed, filled(2, 3, 37, 22, dtype=dtype), *patches)
 
 
 def test_few_tokens_take_small_tiles():
@@ -76,7 +105,7 @@ def test_few_tokens_take_small_tiles():
 def kernels(monkeypatch) -> list[str]:
     """A folded model takes our kernels, as on a GPU; the names of those that ran."""
     found: list[str] = []
-    for name in ("linear_gelu", "merge"):
+    for name in ("embed", "linear_gelu", "merge"):
         kernel = getattr(products_op.products, name)
 
         class Watched:
@@ -97,7 +126,7 @@ def test_a_folded_model_gives_the_same_logits(size, kernels):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(fold(model, image_size=size)(x), model(x), rtol=0, atol=1e-5)
-    assert kernels == ["linear_gelu"] * 2 + ["merge", "linear_gelu"] * 3
+    assert kernels == ["embed"] + ["linear_gelu"] * 2 + ["merge", "linear_gelu"] * 3
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler
@@ -110,7 +139,7 @@ def test_a_compiled_folded_model_has_no_breaks(kernels):
         kernels.clear()
         found = torch.compile(folded, fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert kernels == ["linear_gelu"] + ["merge", "linear_gelu"] * 3
+    assert kernels == ["embed", "linear_gelu"] + ["merge", "linear_gelu"] * 3
     torch._dynamo.reset()
 
 
@@ -124,6 +153,9 @@ def test_operators_keep_what_they_promise():
     x, weight = torch.randn(2, 3, 5, 32), linear(128, 64, torch.float32, bias=False).weight
     for given in ((norm.weight, norm.bias), (None, None)):
         torch.library.opcheck(torch.ops.swinv2.merge.default, (x, weight, *given, 1e-5))
+    image, proj = torch.randn(2, 3, 9, 8), convolution(3, 64, 4, torch.float32)
+    for given in ((norm.weight, norm.bias), (None, None)):
+        torch.library.opcheck(torch.ops.swinv2.embed.default, (image, proj.weight, proj.bias, *given, 1e-5))
 
 
 def test_what_the_kernels_cannot_is_refused_in_words():
@@ -135,12 +167,15 @@ def test_what_the_kernels_cannot_is_refused_in_words():
         products.linear_gelu(x.bfloat16(), layer, backend="triton")
     with refused(match="autocast is on"), torch.autocast("cpu", torch.bfloat16):
         products.linear_gelu(x, layer, backend="triton")
-    with refused(match="needs an nn.Linear, with a bias before a GELU"):
+    with refused(match=r"needs an nn.Linear with a bias, got Linear\(.*bias=False"):
         products.linear_gelu(x, linear(32, 48, torch.float32, bias=False), backend="triton")
     with refused(match=r"has no gradients: use torch.no_grad\(\), or a folded model"):
         products.linear_gelu(x, copy.deepcopy(layer).requires_grad_(), backend="triton")
     with refused(match=r"has no gradients: use torch.no_grad\(\)"):
         products.linear_gelu(x.requires_grad_(), layer, backend="triton")
+    overlapping = nn.Conv2d(3, 32, 4, 2).requires_grad_(False)
+    with refused(match="needs an nn.Conv2d with a bias, square and as wide as its stride, got Conv2d"):
+        products.embed(torch.randn(1, 3, 8, 8), overlapping, layer_norm(32, torch.float32), backend="triton")
     layer.register_forward_hook(lambda *_: None)
     with refused(match="somebody watches a layer alone"):
         products.linear_gelu(x.detach(), layer, backend="triton")

@@ -21,10 +21,9 @@ from swinv2.model import (
     PatchMerging,
     SwinV2,
     in_parts,
-    pad_to_multiple,
 )
 from swinv2.ops import choose, prefers_products, triton, window_attention
-from swinv2.ops.products import linear_gelu, merge
+from swinv2.ops.products import embed, linear_gelu, merge
 from swinv2.ops.reference import MAX_LOGIT_SCALE
 from swinv2.ops.residual import add_norm
 from swinv2.ops.windows import is_masked, region_mask
@@ -133,7 +132,7 @@ class FoldedPatchEmbed(nn.Module):
         self.norm = _norm(embed.norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(pad_to_multiple(x, self.proj.stride[0])).permute(0, 2, 3, 1))  # B H W C
+        return embed(x, self.proj, self.norm)
 
 
 class FoldedStage(nn.Sequential):

@@ -25,7 +25,7 @@ from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.linear import Linear, linear
 from swinv2.ops import position, window_attention
-from swinv2.ops.products import merge_patches
+from swinv2.ops.products import merge_patches, pad_to_multiple
 from swinv2.ops.residual import add_norm
 
 CACHED_VALUES = 4 << 20  # activations of the images that a CPU takes through a stage at a time (docs/log.md)
@@ -52,12 +52,6 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(x, self.patch).contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))  # B H W C as it lies in memory: no transposed copy
-
-
-def pad_to_multiple(x: Tensor, side: int) -> Tensor:
-    """[B, C, H, W], with zeros right and bottom until both sides are multiples of side."""
-    right, bottom = -x.shape[3] % side, -x.shape[2] % side
-    return F.pad(x, (0, right, 0, bottom)) if right or bottom else x  # F.pad by nothing still copies
 
 
 class WindowAttention(nn.Module):

@@ -1,7 +1,8 @@
 """Products of an inference in one kernel with what would otherwise pass through memory before or after them.
 
 linear_gelu does the activation to the sums of the product while they are in registers. merge reads the four neighbours
-of a merged token where they lie on the map, and normalises the token where a program has all of its channels.
+of a merged token where they lie on the map, embed the pixels of a patch where they lie in the image; both normalise
+the token where a program has all of its channels.
 """
 
 from __future__ import annotations
@@ -58,11 +59,49 @@ def merge(
         b = _load(weights, (channel < OUTS)[:, None], depth, C, DEPTH)
         added += product(a, tl.trans(b), PRECISION)
     if NORMS:
-        mean = tl.sum(added, axis=1) / OUTS  # channels that are not there are zeros
-        added = tl.where((channel < OUTS)[None, :], added - mean[:, None], 0.0)
-        inverse = tl.rsqrt(tl.sum(added * added, axis=1) / OUTS + eps)
-        added = added * inverse[:, None] * _row(scale, channel, OUTS) + _row(shift, channel, OUTS)
+        added = _normed(added, scale, shift, channel, OUTS, eps)
     tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+
+
+# image [B, C, H, W], weight [OUTS, C, SIDE, SIDE] by its strides, bias, scale and shift [OUTS]
+# -> out [B, H/SIDE, W/SIDE, OUTS], sides rounded up
+@triton.jit
+def embed(
+    image, weight, bias, scale, shift, out, tokens, H, W, of_colour, of_place, C: tl.constexpr, SIDE: tl.constexpr,
+    OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, NORMS: tl.constexpr,
+    eps: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    down, across = (H + SIDE - 1) // SIDE, (W + SIDE - 1) // SIDE
+    top, left = token // across % down * SIDE, token % across * SIDE
+    pixel = (token // (down * across) * C * H + top) * W + left
+    place = tl.arange(0, DEPTH)  # within a patch: a step takes one colour of it
+    row, column = place // SIDE, place % SIDE
+    # Beyond an image whose sides do not divide there are zeros, as beyond the last place of a patch.
+    inside = (top[:, None] + row[None, :] < H) & (left[:, None] + column[None, :] < W)
+    inside &= (token < tokens)[:, None] & (place < SIDE * SIDE)[None, :]
+    has_weight = (channel < OUTS)[:, None] & (place < SIDE * SIDE)[None, :]
+    added = tl.zeros([TOKENS, WIDTH], tl.float32)
+    for colour in range(C):
+        pixels = image + colour * H * W + pixel[:, None] + (row * W + column)[None, :]
+        a = tl.load(pixels, mask=inside, other=0.0)
+        of_channel = weight + channel[:, None] * (C * SIDE * SIDE)
+        weights = of_channel + colour * of_colour + place[None, :] * of_place
+        b = tl.load(weights, mask=has_weight, other=0.0)
+        added += product(a, tl.trans(b), PRECISION)
+    added += _row(bias, channel, OUTS)
+    if NORMS:
+        added = _normed(added, scale, shift, channel, OUTS, eps)
+    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _normed(added, scale, shift, channel, OUTS: tl.constexpr, eps: tl.constexpr):
+    """LayerNorm of tokens of which a program has all channels; those that are not there are zeros."""
+    mean = tl.sum(added, axis=1) / OUTS
+    added = tl.where((channel < OUTS)[None, :], added - mean[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(added * added, axis=1) / OUTS + eps)
+    return added * inverse[:, None] * _row(scale, channel, OUTS) + _row(shift, channel, OUTS)
 
 
 @triton.jit

@@ -40,7 +40,7 @@ NORMED = {
 
 
 def can_norm(channels: int) -> bool:
-    """Whether one program can have all channels of a merged token."""
+    """Whether one program can have all channels of a token that it makes."""
     return channels <= WIDEST_NORM
 
 
@@ -57,6 +57,12 @@ def tile(dtype: torch.dtype, tokens: int, outs: int, ins: int, *, norms: bool = 
     width = triton.next_power_of_2(outs)
     depth = row.depth if ins % row.depth == 0 else 32  # 96 channels are three steps of 32
     return row._replace(width=max(16, width if norms else min(row.width, width)), depth=depth)
+
+
+def patch_tile(dtype: torch.dtype, tokens: int, outs: int, side: int, *, norms: bool) -> Tile:
+    """For patches of side x side pixels: a step takes one colour of them."""
+    places = triton.next_power_of_2(side * side)
+    return tile(dtype, tokens, outs, side * side, norms=norms)._replace(depth=max(16, places))
 
 
 def constants(sizes: Tile, dtype: torch.dtype, outs: int, ins: int) -> dict[str, Any]:
@@ -105,6 +111,38 @@ def merge(x: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None,
 def _(x: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
     B, H, W, _ = x.shape
     return x.new_empty(B, (H + 1) // 2, (W + 1) // 2, weight.shape[0])
+
+
+@torch.library.custom_op("swinv2::embed", mutates_args=())
+def embed(
+    image: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
+) -> Tensor:
+    """image [B, C, H, W] and weight [outs, C, side, side], channels first or last in memory, and bias [outs] ->
+    [B, H/side, W/side, outs], normalised where scale and shift are given."""
+    (_, C, H, W), (outs, _, side, _), norms = image.shape, weight.shape, scale is not None
+    out = image.new_empty(_embedded(image, weight))
+    tokens = out.numel() // outs
+    sizes = patch_tile(image.dtype, tokens, outs, side, norms=norms)
+    _, of_colour, _, of_place = weight.stride()
+    with device_of(image):
+        products.embed[_grid(tokens, outs, sizes)](
+            image, weight, bias, scale, shift, out, tokens, H, W, of_colour, of_place,
+            SIDE=side, NORMS=norms, eps=eps, **constants(sizes, image.dtype, outs, C),
+        )  # fmt: skip
+    return out
+
+
+@embed.register_fake
+def _(
+    image: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
+) -> Tensor:
+    return image.new_empty(_embedded(image, weight))
+
+
+def _embedded(image: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
+    """Shape of the map of tokens."""
+    (B, _, H, W), (outs, _, side, _) = image.shape, weight.shape
+    return B, (H + side - 1) // side, (W + side - 1) // side, outs
 
 
 def _grid(tokens: int, outs: int, sizes: Tile) -> tuple[int]:
