@@ -277,6 +277,7 @@ def main() -> None:
                         )
                         rows.append(row)
                         print(json.dumps(row), flush=True)
+                        torch.set_num_threads(max(args.threads))  # those of the machine, in the results
                         write_results(args.output, rows, LIBRARIES)
                         gc.collect()
 

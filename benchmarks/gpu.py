@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --dry-run      # the same way on a CPU, in Triton's interpreter, with tiny sizes
 
 Kernels first, then inference and training of whole models, the most wanted before the others; what there is no time
-for is left out, and stays empty in docs/gpu.md. Run `make gpu` before: speeds of wrong kernels say nothing. Results are
-written after every row, with device, versions and commit.
+for is left out, and stays empty in docs/benchmarks.md. Run `make gpu` before: speeds of wrong kernels say nothing.
+Results are written after every row, with device, versions and commit.
 """
 
 from __future__ import annotations
