@@ -81,17 +81,12 @@ def gelu(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor,
     x, layer = tokens(case, device), nn.Linear(case.channels, 4 * case.channels).to(device)
     exact = F.gelu(copy_of(layer)(x.double()))
     layer.bfloat16()
-    compiled = torch.compile(lambda t: F.gelu(layer(t)), backend=compiler, dynamic=False)
     flat, transposed = x.view(-1, case.channels), layer.weight.t()
-    ways: Ways = {
-        "eager": lambda: products.linear_gelu(x, layer, backend="eager"),
-        "compiled": lambda: compiled(x),
-        # cuBLAS has a GELU after its products too, but the one by tanh.
-        "tanh": lambda: torch._addmm_activation(layer.bias, flat, transposed, use_gelu=True).view(
-            exact.shape
-        ),
-        "triton": lambda: products.linear_gelu(x, layer, backend="triton"),
-    }
+    ways = ways_of(products.linear_gelu, compiler, x, layer)
+    # cuBLAS has a GELU after its products too, but the one by tanh.
+    ways["tanh"] = lambda: torch._addmm_activation(layer.bias, flat, transposed, use_gelu=True).view(
+        exact.shape
+    )
     flops = 2 * x.numel() * layer.out_features
     return ways, exact, flops, 2 * (x.numel() + exact.numel() + layer.weight.numel())
 
@@ -102,13 +97,7 @@ def merge(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor
     norm = nn.LayerNorm(2 * case.channels).to(device)
     exact = products.merge(x.double(), copy_of(reduction), copy_of(norm), backend="eager")
     reduction.bfloat16(), norm.bfloat16()
-    eager = lambda t: products.merge(t, reduction, norm, backend="eager")  # noqa: E731
-    compiled = torch.compile(eager, backend=compiler, dynamic=False)
-    ways: Ways = {
-        "eager": lambda: eager(x),
-        "compiled": lambda: compiled(x),
-        "triton": lambda: products.merge(x, reduction, norm, backend="triton"),
-    }
+    ways = ways_of(products.merge, compiler, x, reduction, norm)
     flops = 2 * exact.numel() * reduction.in_features
     return ways, exact, flops, 2 * (x.numel() + exact.numel() + reduction.weight.numel())
 
@@ -122,13 +111,7 @@ def embed(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor
     )  # as folded models have it
     exact = products.embed(x.double(), copy_of(proj), copy_of(norm), backend="eager")
     proj.bfloat16(), norm.bfloat16()
-    eager = lambda t: products.embed(t, proj, norm, backend="eager")  # noqa: E731
-    compiled = torch.compile(eager, backend=compiler, dynamic=False)
-    ways: Ways = {
-        "eager": lambda: eager(x),
-        "compiled": lambda: compiled(x),
-        "triton": lambda: products.embed(x, proj, norm, backend="triton"),
-    }
+    ways = ways_of(products.embed, compiler, x, proj, norm)
     flops = 2 * exact.numel() * proj.weight[0].numel()
     return ways, exact, flops, 2 * (x.numel() + exact.numel() + proj.weight.numel())
 
@@ -138,16 +121,20 @@ def diagonals(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Te
     grad = torch.randn(heads, case.side**2, case.side**2, device=device)
     rows = Offsets.compute(window, window, device).rows.flatten()
     exact = position.sum_diagonals(grad.double(), window, backend="eager")
-    eager = lambda g: position.sum_diagonals(g, window, backend="eager")  # noqa: E731
-    compiled = torch.compile(eager, backend=compiler, dynamic=False)
     empty = torch.zeros_like(exact, dtype=torch.float32)
-    ways: Ways = {
-        "by index": lambda: empty.index_add(0, rows, grad.flatten(1).t()),  # what autograd does by itself
-        "eager": lambda: eager(grad),
-        "compiled": lambda: compiled(grad),
-        "triton": lambda: position.sum_diagonals(grad, window, backend="triton"),
-    }
+    ways = ways_of(position.sum_diagonals, compiler, grad, window)
+    ways["by index"] = lambda: empty.index_add(0, rows, grad.flatten(1).t())  # what autograd does by itself
     return ways, exact, grad.numel(), 4 * (grad.numel() + exact.numel())
+
+
+def ways_of(run: Callable[..., Tensor], compiler: str, x: Tensor, *given: Any) -> Ways:
+    """run(x, *given, backend=...) by PyTorch, by its compiler, and by our kernel."""
+    compiled = torch.compile(lambda t: run(t, *given, backend="eager"), backend=compiler, dynamic=False)
+    return {
+        "eager": lambda: run(x, *given, backend="eager"),
+        "compiled": lambda: compiled(x),
+        "triton": lambda: run(x, *given, backend="triton"),
+    }
 
 
 KINDS = {"gelu": gelu, "merge": merge, "embed": embed, "diagonals": diagonals}
