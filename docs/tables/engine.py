@@ -54,46 +54,57 @@ def engine_stages() -> str:
 
 def engine_products() -> str:
     """The range of the products' share of the ceiling, by precision."""
-    (row,) = footprint()["rows"]
-    shares: dict[str, list[float]] = {}
-    for product in row["products"]:
-        shares.setdefault(product["precision"], []).append(100 * product["ceiling_share"])
-    rows = ([precision, f"{min(s):.0f} to {max(s):.0f} %"] for precision, s in shares.items())
-    return table("products alone, one thread | of the ceiling", rows)
+    columns = []
+    for result in footprints():
+        shares: dict[str, list[float]] = {}
+        for product in result["rows"][0]["products"]:
+            shares.setdefault(product["precision"], []).append(100 * product["ceiling_share"])
+        columns.append([f"{min(s):,.0f} to {max(s):,.0f} %" for s in shares.values()])
+    rows = zip(("fp32", "bf16", "int8"), *columns, strict=True)
+    return table(f"products alone, one thread, of the ceiling | {machines()}", rows)
 
 
 def engine_footprint() -> str:
     """Size, start and memory of the engine."""
-    (row,) = footprint()["rows"]
-    starts = [
-        [
-            f"process to first answer, {one['precision']}", f"{one['seconds']:.2f} s",
-            f"{one['memory_bytes'] / 1e6:.0f} MB, of which weights {one['weight_bytes'] / 1e6:.0f} MB",
+    columns = []
+    for result in footprints():
+        (row,) = result["rows"]
+        starts = [
+            f"{one['seconds']:.2f} s, {one['memory_bytes'] / 1e6:.0f} MB, of which weights "
+            f"{one['weight_bytes'] / 1e6:.0f} MB"
+            for one in row["starts"]
         ]
-        for one in row["starts"]
+        large = f"{row['large_memory_bytes'] / 1e6:,.0f} MB"
+        columns.append([f"{row['library_bytes'] / 1e6:.2f} MB on the disk", *starts, large])
+    what = [
+        "stripped library", *(f"process to first answer, {precision}" for precision in ("fp32", "bf16", "int8")),
+        "4096 x 4096 pixels, from Python",
     ]  # fmt: skip
-    large = ["4096 x 4096 pixels, from Python", "", f"{row['large_memory_bytes'] / 1e6:,.0f} MB"]
-    library = ["stripped library", "", f"{row['library_bytes'] / 1e6:.2f} MB on the disk"]
-    return table(f"{row['model']} | time | size", [library, *starts, large])
+    return table(f"{row['model']} | {machines()}", zip(what, *columns, strict=True))
 
 
 def engine_answers() -> str:
     """What bfloat16 and int8 change in the answers of trained models."""
-    (row,) = footprint()["rows"]
     rows = (
         [
-            one["name"], one["precision"], f"{one['same_class']} of {one['pictures']}",
+            result["machine"]["cpu"], one["name"], one["precision"], f"{one['same_class']} of {one['pictures']}",
             f"{100 * one['correct'] / one['pictures']:.2f} %", f"{one['error']:.1e}",
         ]
-        for one in row["answers"]
+        for result in footprints()
+        for one in result["rows"][0]["answers"]
     )  # fmt: skip
-    return table(
-        "model | precision | class of fp32 | accuracy | largest error of a logit, of the largest", rows
-    )
+    head = "on | model | precision | class of fp32 | accuracy | largest error of a logit, of the largest"
+    return table(head, rows)
 
 
-def footprint() -> dict:
-    return measured("footprint")
+def footprints() -> list[dict]:
+    """Of the two machines."""
+    return [measured("footprint"), measured("footprint-amx")]
+
+
+def machines() -> str:
+    """The heads of their columns."""
+    return " | ".join(f"{r['machine']['cpu']}, commit {r['commit']}, {r['date']}" for r in footprints())
 
 
 def _part(figures: dict) -> str:

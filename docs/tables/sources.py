@@ -25,6 +25,7 @@ SOURCES = {
     ),
     "nine-cpu": ("the nine models of PaddleClas", "nine.py", "benchmarks.md"),
     "footprint": ("the engine's size, start, memory, answers", "footprint.py", "engine.md"),
+    "footprint-amx": ("the same on a processor with AMX", "footprint.py", "engine.md"),
     "serving-cpu": ("a server under load, beside the bare runtime and LitServe", "serving.py", "serve.md"),
     "serve-start": ("a server until it is ready", "serve_start.py", "serve.md"),
     "serving-memory": ("memory of a server over ten minutes", "soak.py", "serve.md"),
