@@ -55,7 +55,7 @@ def merge(x: Tensor, reduction: nn.Module, norm: nn.Module, *, backend: str | No
     return norm(merged) if scale is None else merged  # type: ignore[no-any-return]
 
 
-def embed(x: Tensor, proj: nn.Module, norm: nn.Module, *, backend: str | None = None) -> Tensor:
+def embed(x: Tensor, proj: nn.Conv2d, norm: nn.Module, *, backend: str | None = None) -> Tensor:
     """norm(proj(patches)): images [B, C, H, W] -> [B, H/side, W/side, outs]; sides are padded right and bottom.
 
     Args:
@@ -63,7 +63,7 @@ def embed(x: Tensor, proj: nn.Module, norm: nn.Module, *, backend: str | None = 
         backend: "eager" or "triton", which runs or raises; None chooses.
     """
     if _backend(backend, EMBED, x, proj, norm) == "eager":
-        return norm(proj(pad_to_multiple(x, proj.stride[0])).permute(0, 2, 3, 1))  # type: ignore[no-any-return,index]
+        return norm(proj(pad_to_multiple(x, proj.stride[0])).permute(0, 2, 3, 1))  # type: ignore[no-any-return]
     scale, shift = _inside(norm)
     tokens = torch.ops.swinv2.embed(x.contiguous(), proj.weight, proj.bias, scale, shift, norm.eps)
     return norm(tokens) if scale is None else tokens  # type: ignore[no-any-return]
