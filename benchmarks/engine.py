@@ -3,14 +3,14 @@
     python benchmarks/engine.py [--model swinv2_tiny_window8_256] [--batches 1 8] [--threads 1 2] [--rounds 25]
 
 The runtimes get the files that `swinv2 export` writes, timm its own model in eager mode (bfloat16 by autocast).
-Nothing is timed before its logits were compared: the engine's have to agree with exact ones, and a peer whose do not is
-timed all the same and marked, since it works as much. In every round each contender has a turn, in a rotating order: a
-pause in which the threads of the one before go to sleep, an answer after that pause, then answers in a row. Both are
-reported; the goals are for answers in a row. Beside the times stands the arithmetic ceiling, which ceiling.cpp
-measures in registers with as many threads, and for one image the time and the share of the ceiling of every stage of
-the engine. Where the clock falls as soon as operands come from the first cache, no product reaches that:
-"ceiling_of_cache_gflops" is what is left then. Both are those of vectors: where the engine multiplies by tiles (AMX) it
-may go beyond, and --instructions avx512_bf16 shows how near its vectors come. Results go to
+Nothing is timed before its logits were compared with exact ones. Only int8 of a peer may be further off: it is timed
+all the same, since it works as much, and docs/tables/engine.py marks it. In every round each contender has a turn, in
+a rotating order: a pause in which the threads of the one before go to sleep, an answer after that pause, then answers
+in a row. Both are reported; the goals are for answers in a row. Beside the times stands the arithmetic ceiling, which
+ceiling.cpp measures in registers with as many threads, and for one image the time and the share of the ceiling of
+every stage of the engine. Where the clock falls as soon as operands come from the first cache, no product reaches
+that: "ceiling_of_cache_gflops" is what is left then. Both are those of vectors: where the engine multiplies by tiles
+(AMX) it may go beyond, and --instructions avx512_bf16 shows how near its vectors come. Results go to
 benchmarks/results/engine-cpu.json; docs/generate.py makes the tables.
 """
 
@@ -42,7 +42,7 @@ from swinv2.runtimes import RUNTIMES, Options
 from swinv2.runtimes.engine import EngineSession
 
 LIBRARIES = ("torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
-TOLERANCES = {"fp32": 1e-4, "bf16": 8e-2, "int8": 4e-1}  # of the largest logit; int8 of random weights
+TOLERANCES = {"fp32": 1e-4, "bf16": 4e-2, "int8": 1e-1}  # of the largest logit, with random weights
 PAUSE = 0.06  # seconds; ONNX Runtime's threads spin for 30 ms after their work
 IN_A_ROW = 4  # answers of a turn after the first, at batch 1; at larger batches 1
 CALIBRATION = 16
@@ -215,9 +215,12 @@ def measure(model, source, files, program, batch, precision, threads, rounds, in
         exact = model(torch.from_numpy(images)).numpy()
     runs = contenders(model, engine, files, precision, threads, images)
     errors = {label: float(np.abs(run() - exact).max() / np.abs(exact).max()) for label, run in runs.items()}
-    inexact = [label for label, error in errors.items() if not error <= TOLERANCES[precision]]
-    if "engine" in inexact:
-        raise SystemExit(f"not timed, the logits differ: {errors}")
+    # How a peer makes int8 of random weights is its own affair: its products take as long, its error is in the results.
+    judged = {"engine"} if precision == "int8" else set(errors)
+    if wrong := {
+        label: e for label, e in errors.items() if label in judged and not e <= TOLERANCES[precision]
+    }:
+        raise SystemExit(f"not timed, the logits differ: {wrong}")
     first, times = take_turns(runs, rounds, IN_A_ROW if batch == 1 else 1)
     medians = {label: statistics.median(t) for label, t in times.items()}
     best = min((label for label in medians if label != "engine"), key=medians.__getitem__)
@@ -231,7 +234,7 @@ def measure(model, source, files, program, batch, precision, threads, rounds, in
         "quartiles_ms": {label: [round(q, 2) for q in statistics.quantiles(t, n=4)] for label, t in times.items()},
         "after_pause_ms": {label: round(statistics.median(t), 2) for label, t in first.items()},
         "error": {label: float(f"{e:.2e}") for label, e in errors.items()},
-        "inexact": inexact, "best_peer": best, "speedup": round(medians[best] / medians["engine"], 3),
+        "best_peer": best, "speedup": round(medians[best] / medians["engine"], 3),
         "speedup_quartiles": [round(q, 3) for q in statistics.quantiles(pairs, n=4)], "goal": GOALS[precision],
         "ceiling_gflops": round(top), "ceiling_share": round(gflop / (medians["engine"] / 1000) / top, 3),
         "ceiling_goal": CEILING_GOALS[precision],
