@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from engine import TOLERANCES
-from inference import RESULTS, autocast, commit, in_timm, interleaved, lively, write_results
+from inference import RESULTS, autocast, commit, in_timm, interleaved, lively, machine, write_results
 
 from swinv2 import artifact
 from swinv2.artifact import Record
@@ -93,9 +93,11 @@ def row(name: str, precision: str, batch: int, runs: dict, exact: np.ndarray, ro
 
 
 def before(path: Path) -> list[dict[str, Any]]:
-    """Rows that this commit has found already."""
-    result = json.loads(path.read_text()) if path.exists() else {"commit": None}
-    return result["rows"] if result["commit"] == commit() else []
+    """Rows that this commit has found already on this machine."""
+    here = {"commit": commit(), "machine": machine()}
+    result = json.loads(path.read_text()) if path.exists() else {}
+    is_same = all(result.get(key) == value for key, value in here.items()) and "changes" not in commit()
+    return result["rows"] if is_same else []
 
 
 def main() -> None:

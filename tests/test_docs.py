@@ -39,6 +39,24 @@ def test_generated_tables_are_up_to_date():
     assert done.returncode == 0, f"{done.stdout}{done.stderr}run `make docs`"
 
 
+def test_the_table_of_the_nine_models_has_what_was_measured_and_leaves_the_rest_empty(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from tables.nine import nine
+
+    name = "swinv2_base_window8_256"
+    rows = [
+        {"model": name, "precision": "bf16", "batch": batch, "ours": "graph", "images_per_second": 100.0 * batch,
+         "median_ms": {"timm": 9.0, "eager": 5.0, "graph": float(batch)}}
+        for batch in (1, 4, 128)
+    ]  # fmt: skip
+    head, _, *lines = nine(rows, ("fp32", "bf16"), "{:.1f}", "{:,.0f}").splitlines()
+    assert len(head.split("|")) == 1 + 9 + 1
+    assert len(lines) == 9
+    (line,) = (line for line in lines if name + "`" in line)
+    assert line == f"| `{name}` |  |  |  |  | 1.0 | 4.0 |  | 12,800 |"
+    assert all(set(line.split("`")[2]) == {" ", "|"} for line in lines if name + "`" not in line)
+
+
 @pytest.mark.parametrize("name", PADDLE_COUNTS)
 def test_the_undercount_is_exactly_the_qkv_projection(name):
     assert parameters(VARIANTS[name]) - PADDLE_COUNTS[name] == never_seen(name)

@@ -16,10 +16,12 @@ def on_a_cpu() -> str:
     """The engine of benchmarks/results/nine-cpu.json, and how many times as fast as timm it is for one image."""
     result = measured("nine-cpu")
     speedups = {
-        (row["model"], row["precision"]): row.get("speedup") for row in result["rows"] if row["batch"] == 1
+        (row["model"], row["precision"]): f"{row['speedup']:.1f}"
+        for row in result["rows"]
+        if row["batch"] == 1 and "speedup" in row
     }
     beside = {
-        name: [f"{speedups[name, precision]:.1f}" for precision in ("fp32", "bf16")] for name in PADDLE_SAYS
+        name: [speedups.get((name, precision), "") for precision in ("fp32", "bf16")] for name in PADDLE_SAYS
     }
     head = " | x timm, fp32 | x timm, bf16"
     return f"{origin(result)}.\n\n{nine(result['rows'], ('fp32', 'bf16', 'int8'), '{:.0f}', '{:.1f}', beside, head)}"

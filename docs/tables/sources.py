@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tables.form import RESULTS, measured, table
 
-# Results -> what is measured, the command that does, the document that has its tables.
+# Results -> what is measured, the script that does, the document that has its tables.
 SOURCES = {
     "inference-cpu": ("the network in PyTorch against timm, transformers, torchvision", "inference.py", "../README.md"),
     "training-cpu": ("a step of training against timm", "training.py", "training.md"),
@@ -15,12 +15,12 @@ SOURCES = {
     "int8-cpu": ("int8: accuracy and speed", "int8.py", "quantize.md"),
     "engine-cpu": ("the engine against ONNX Runtime, OpenVINO, LiteRT, timm", "engine.py", "engine.md"),
     "engine-amx": ("the same on a processor with AMX", "engine.py", "engine.md"),
-    "engine-amx-base": ("base, window 16", "engine.py --model swinv2_base_window16_256", "engine.md"),
+    "engine-amx-base": ("base, window 16", "engine.py", "engine.md"),
     "engine-amx-large": (
-        "large, window 24", "engine.py --model swinv2_large_window12to24_192to384 --batches 1", "engine.md",
+        "large, window 24", "engine.py", "engine.md",
     ),
     "engine-amx-large-batch8": (
-        "large, window 24, eight images", "engine.py --model swinv2_large_window12to24_192to384 --batches 8",
+        "large, window 24, eight images", "engine.py",
         "engine.md",
     ),
     "nine-cpu": ("the nine models of PaddleClas", "nine.py", "benchmarks.md"),
@@ -35,7 +35,7 @@ SOURCES = {
 
 
 def results() -> str:
-    """Every file of benchmarks/results, with its command, machine and commit."""
+    """Every file of benchmarks/results, with its script, machine and commit."""
     if unknown := {path.stem for path in RESULTS.glob("*.json")} - set(SOURCES):
         raise SystemExit(
             f"docs/tables/sources.py does not say where these results are from: {sorted(unknown)}"
