@@ -28,7 +28,6 @@ from inference import RESULTS, autocast, commit, in_timm, interleaved, lively, m
 
 from swinv2 import artifact
 from swinv2.artifact import Record
-from swinv2.config import VARIANTS
 from swinv2.model import create_model
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes.engine import EngineSession
@@ -104,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(NINE), choices=sorted(VARIANTS))
+    parser.add_argument("--models", nargs="+", default=list(NINE), choices=NINE)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7, help="for one image; three for more")
     parser.add_argument("--output", type=Path, default=RESULTS / "nine-cpu.json")
@@ -115,7 +114,7 @@ def main() -> None:
         for name in args.models:
             rows = [row for row in rows if row["model"] != name]
             rows += measure(name, args.rounds, args.threads, Path(folder))
-            rows.sort(key=lambda row: list(VARIANTS).index(row["model"]))
+            rows.sort(key=lambda row: NINE.index(row["model"]))
             write_results(args.output, rows, LIBRARIES)
             gc.collect()
 
