@@ -52,6 +52,21 @@ def test_gelu_is_the_exact_one():
     assert (found - nn.functional.gelu(x.double())).abs().max() < 5e-7
 
 
+@pytest.mark.filterwarnings("ignore:overflow")  # to minus infinity, whose power of two is the right one
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)], ids=str)
+def test_gelu_of_every_number_in_16_bits(dtype, rounding):
+    """Its polynomial shows nowhere: what is rounded is off by a few millionths of itself, or by a ten-billionth."""
+    layer = linear(16, 16, dtype, bias=True)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).view(-1, 16)
+    x = numbers.masked_fill(~numbers.isfinite(), 0.0)
+    found = products.linear_gelu(x, layer, backend="triton").double()
+    wanted = nn.functional.gelu(x.double())
+    smallest = torch.finfo(dtype).smallest_normal
+    assert ((found - wanted).abs() <= rounding * wanted.abs() + max(smallest * rounding, 2e-7)).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("images", "size", "channels"), MERGED, ids=str)
 def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):

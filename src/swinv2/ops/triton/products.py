@@ -29,7 +29,7 @@ def linear_gelu(
         b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
         added += product(a, tl.trans(b), PRECISION)
     added += _row(bias, channel, OUTS)
-    added *= 0.5 + 0.5 * tl.erf(added * SQRT_HALF)
+    added = _gelu(added, out.dtype.element_ty == tl.float32)
     tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
 
 
@@ -93,6 +93,27 @@ def embed(
     if NORMS:
         added = _normed(added, scale, shift, channel, OUTS, eps)
     tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _gelu(x, EXACT: tl.constexpr):
+    """x * P(normal <= x), the exact GELU; but for EXACT, to 5e-6 of the result, which no 16 bits can show.
+
+    It is relu(x) - |x| * tail(|x|), and the logarithm of the tail of a normal distribution is almost a parabola. The
+    polynomial has the least largest error of log2(tail) on [0, 5], and falls ever faster beyond. It takes a third of
+    the instructions of erf, which would take longer than the product itself.
+    """
+    if EXACT:
+        return x * (0.5 + 0.5 * tl.erf(x * SQRT_HALF))
+    size = tl.abs(x)
+    power = -1.7916066e-06 * size + 6.0868981e-05
+    power = power * size - 9.2578027e-04
+    power = power * size + 8.4929261e-03
+    power = power * size - 5.3936481e-02
+    power = power * size - 4.5848152e-01
+    power = power * size - 1.1512465
+    power = power * size - 0.99999547
+    return tl.maximum(x, 0.0) - size * tl.exp2(power)
 
 
 @triton.jit
