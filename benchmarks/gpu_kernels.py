@@ -136,26 +136,35 @@ def stepped(call: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], An
 
 
 def sweep(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Times of other tile sizes than those of launch.py: where its tables should have theirs from."""
+    """Times of other tile sizes than those of launch.py, one row of its tables at a time: what these should hold."""
     from swinv2.ops.triton import launch
 
-    leaves, rows = inputs(case, device), []
-    row = "exact" if case.window**2 <= 64 else "other"
-    for queries, keys in ((64, 64), (64, 32), (32, 64), (128, 64), (128, 32)):
-        for warps in (4, 8):
-            for stages in (1, 2, 3):
-                if row == "exact" and (queries, keys) != (64, 64):
-                    continue
-                chosen = launch.Tiles(queries, keys, warps, stages)
-                kept = launch.FORWARD[row], launch.BACKWARD[row]
-                launch.FORWARD[row] = launch.BACKWARD[row] = chosen
-                try:
-                    call = lambda: window_attention(*leaves, **case.geometry, backend="triton")  # noqa: E731
-                    runs = {"forward": unrecorded(call), "training": stepped(call, leaves)}
-                    times, failed = interleaved(runs, device, rounds)
-                finally:
-                    launch.FORWARD[row], launch.BACKWARD[row] = kept
-                rows.append(
-                    {"case": case.name, "tiles": list(chosen), "median_ms": medians(times), "failed": failed}
-                )
-    return rows
+    leaves, found = inputs(case, device), []
+    call = lambda: window_attention(*leaves, **case.geometry, backend="triton")  # noqa: E731
+    is_tile = case.window**2 <= 64
+    row = "one tile" if is_tile else "several"
+    sizes = ((64, 64),) if is_tile else ((64, 64), (64, 32), (32, 64), (128, 64), (128, 32))
+    tables = [(launch.FORWARD, row, unrecorded(call)), (launch.BACKWARD, row, stepped(call, leaves))]
+    if not is_tile:
+        tables.append((launch.BACKWARD, f"{row}, bias", tables[-1][-1]))
+    for table, name, run in tables:
+        kept = table[name]
+        for chosen in (
+            launch.Tiles(*of, warps, stages) for of in sizes for warps in (4, 8) for stages in (1, 2, 3)
+        ):
+            table[name] = chosen
+            try:
+                times, failed = interleaved({"triton": run}, device, rounds)
+            finally:
+                table[name] = kept
+            what = f"{'forward' if table is launch.FORWARD else 'training'}: {name}"
+            found.append(
+                {
+                    "case": case.name,
+                    "row": what,
+                    "tiles": list(chosen),
+                    "median_ms": medians(times),
+                    "failed": failed,
+                }
+            )
+    return found

@@ -41,11 +41,12 @@ def test_error_in_half_precision_is_at_most_twice_eager(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["window 4", SEVERAL_TILES])
-def test_a_program_sums_over_many_windows(name, monkeypatch):
+def test_a_program_goes_over_many_images_and_windows(name, monkeypatch):
     """As with large batches; here there is a program for every window otherwise."""
     from swinv2.ops.triton import launch
 
     monkeypatch.setattr(launch, "PROGRAMS", 1)
+    monkeypatch.setattr(launch, "WAVES", 1)
     inputs = case(name)
     inputs["qkv"] = torch.cat([inputs["qkv"], inputs["qkv"].flip(0, 1)])
     assert_at_most_twice_eager(inputs, with_gradients(inputs, "triton"))
@@ -224,7 +225,8 @@ def test_kernels_run_in_the_interpreter():
     from swinv2.ops.triton import backward, forward, small
 
     assert "triton" in BACKENDS
-    for kernel in (forward.attend, backward.of_queries, backward.of_keys, backward.of_bias, small.gradients):
+    in_parts = (forward.attend, backward.of_queries, backward.of_keys, backward.of_bias)
+    for kernel in (*in_parts, small.attend_tile, small.tile_gradients):
         assert isinstance(kernel, InterpretedFunction)
 
 

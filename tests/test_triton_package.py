@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from swinv2.fold import fold
 from swinv2.model import SwinV2
 from swinv2.ops.triton import op  # noqa: F401  registers it
 from swinv2.ops.triton.forward import attend
+from swinv2.ops.triton.small import attend_tile
 from swinv2.runtimes import pt2
 
 SHALLOW = SwinV2Config(**SMALL.to_dict() | {"depths": (2, 1, 1, 1)})  # one shifted block
@@ -60,8 +62,9 @@ class AsTuple(nn.Module):
         return (self.module(x),)
 
 
-def network_of(backend: str | None) -> nn.Module:
-    return fold(randomized(SwinV2(SHALLOW)).eval(), dtype=torch.bfloat16, backend=backend)
+def network_of(backend: str | None, window: int = 4) -> nn.Module:
+    config = replace(SHALLOW, window=window)
+    return fold(randomized(SwinV2(config)).eval(), dtype=torch.bfloat16, backend=backend)
 
 
 def exported(network: nn.Module, mode: FakeTensorMode) -> tuple[torch.export.ExportedProgram, Tensor]:
@@ -77,13 +80,17 @@ def exported(network: nn.Module, mode: FakeTensorMode) -> tuple[torch.export.Exp
     return torch.export.export(network, (x,), dynamic_shapes=shapes), x
 
 
+# Maps of 16, 8, 4 and 2 tokens a side: with windows of 16 the first is several tiles.
+@pytest.mark.parametrize(
+    ("window", "kernels"), [(4, [attend_tile] * BLOCKS), (16, [attend] * 2 + [attend_tile] * 3)]
+)
 @torch.no_grad()
-def test_a_package_gets_the_kernels_themselves(on_a_gpu):
+def test_a_package_gets_the_kernels_themselves(window, kernels, on_a_gpu):
     """AOTInductor could only call back into Python for an operator that it does not look into."""
     from torch._functorch.aot_autograd import aot_export_module
     from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
 
-    network = network_of("triton")
+    network = network_of("triton", window)
     with FakeTensorMode() as mode:
         program, x = exported(network, mode)
         graph = aot_export_module(AsTuple(program.module()), (x,), trace_joint=False)[0].graph
@@ -93,12 +100,12 @@ def test_a_package_gets_the_kernels_themselves(on_a_gpu):
     launches = [node for node in graph.nodes if node.target is triton_kernel_wrapper_functional]
     assert not [node for node in graph.nodes if "swinv2" in str(node.target)]
     assert len(launches) == BLOCKS
-    for node in launches:
+    for node, wanted in zip(launches, kernels, strict=True):
         kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
-        assert getattr(kernel, "fn", kernel) is attend
+        assert getattr(kernel, "fn", kernel) is wanted
         assert node.kwargs["tensors_to_clone"] == ["out"]  # so much does Triton say is written
     shifted = [node.kwargs["kwargs"]["REGIONS"] for node in launches]
-    assert shifted == [False, True, False, False, False]  # the mask is computed, not read
+    assert shifted == [False, window == 4, False, False, False]  # the mask is computed, not read
 
 
 @torch.no_grad()
@@ -130,4 +137,4 @@ def test_a_compiler_that_keeps_what_it_made_knows_our_sources():
     """It finds kernels by their names in the operator's functions; otherwise it would keep those of another version."""
     from torch._library.triton import get_triton_kernels_for_op
 
-    assert get_triton_kernels_for_op("swinv2::window_attention") == [attend]
+    assert set(get_triton_kernels_for_op("swinv2::window_attention")) == {attend, attend_tile}

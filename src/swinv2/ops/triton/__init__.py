@@ -1,7 +1,7 @@
 """Window attention as one kernel of a GPU, forward and backward, written in Triton.
 
-Files in the order in which they are needed: tiles (addresses, mask, logits), forward, backward (the kernels), launch
-(their sizes), op (their place in PyTorch). Triton is imported when a CUDA tensor comes, or in its interpreter.
+Files in the order in which they are needed: tiles (addresses, mask, logits), forward, backward, small (the kernels),
+launch (their sizes), op (their place in PyTorch). Triton is imported when a CUDA tensor comes, or in its interpreter.
 """
 
 from __future__ import annotations

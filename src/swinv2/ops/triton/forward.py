@@ -12,16 +12,18 @@ import triton.language as tl
 from swinv2.ops.triton.tiles import (
     LOG2E,
     LOWEST,
+    bias_between,
     head_of_item,
     head_of_map,
     inverse_norm,
     load_rows,
-    logits,
+    masked,
     product,
+    scaled_cosines,
     share_of_program,
     store_rows,
     tokens_at,
-    window_of,
+    window_at,
 )
 
 
@@ -37,16 +39,18 @@ def attend(
     TILES: tl.constexpr = (N + QUERIES - 1) // QUERIES
     geometry = H, W, windows_down, windows_across, shift_down, shift_right
     tile, head, item = share_of_program(heads, TILES)
-    window, number, wraps = window_of(item, geometry, ROWS, COLS)
+    windows = windows_down * windows_across
+    image, number = item // windows, item % windows
+    window, wraps = window_at(number, geometry, ROWS, COLS)
     C = heads * d
-    qkv = head_of_map(qkv, window, head, geometry, 3 * C, d)
-    out = head_of_map(out, window, head, geometry, C, d)
+    qkv = head_of_map(qkv, image, head, geometry, 3 * C, d)
+    out = head_of_map(out, image, head, geometry, C, d)
     bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
 
     q_place = tile * QUERIES + tl.arange(0, QUERIES)
     queries = tokens_at(q_place, window, geometry, ROWS, COLS)
     q = load_rows(qkv, queries, 3 * C, d, RAGGED)
-    q_factor = inverse_norm(q) * tl.load(scale + head) * LOG2E
+    q_factor = inverse_norm(q) * tl.load(scale + head)
 
     largest = tl.full([QUERIES], LOWEST, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -55,22 +59,22 @@ def attend(
         keys = tokens_at(start + tl.arange(0, KEYS), window, geometry, ROWS, COLS)
         k = load_rows(qkv + C, keys, 3 * C, d, RAGGED)
         v = load_rows(qkv + 2 * C, keys, 3 * C, d, RAGGED)
-        scores = logits(
-            q, q_factor, queries, k, inverse_norm(k), keys, bias, wraps, N, REGIONS, PENALTY, RAGGED, PRECISION,
-        )  # fmt: skip
+        scores = scaled_cosines(q, q_factor, k, inverse_norm(k), PRECISION)
+        scores += bias_between(bias, queries, keys, N, RAGGED)
+        scores = masked(scores, queries, keys, wraps, REGIONS, PENALTY, RAGGED)
         larger = tl.maximum(largest, tl.max(scores, axis=1))
-        shrink = tl.exp2(largest - larger)
-        weights = tl.exp2(scores - larger[:, None])
+        shrink = tl.exp2((largest - larger) * LOG2E)
+        weights = tl.exp2(scores * LOG2E - (larger * LOG2E)[:, None])
         total = total * shrink + tl.sum(weights, axis=1)
         attended = attended * shrink[:, None] + product(weights.to(v.dtype), v, PRECISION)
         largest = larger
     if RAGGED:  # a place of padding may see nobody
         largest = tl.where(total > 0, largest, 0.0)
         total = tl.where(total > 0, total, 1.0)
-    store_rows(out, queries, C, attended / total[:, None], d, RAGGED)
+    store_rows(out, queries, C, attended * (1 / total)[:, None], d, RAGGED)
     if KEEP_SUMS:  # log2 of the sum of the softmax: the backward pass gets its weights from it
         tl.store(
             head_of_item(sums, item, head, heads, N) + q_place,
-            largest + tl.log2(total),
+            largest * LOG2E + tl.log2(total),
             mask=q_place < N,
         )

@@ -13,11 +13,13 @@ from torch.library import wrap_triton
 
 from swinv2.config import Pair
 from swinv2.ops.reference import REGION_PENALTY
-from swinv2.ops.triton import backward, small
+from swinv2.ops.triton import backward
 from swinv2.ops.triton.forward import attend as attend_kernel
+from swinv2.ops.triton.small import attend_tile, tile_gradients
 from swinv2.ops.windows import padded
 
 PROGRAMS = 1024  # into which sums over all windows are divided, where there are as many of these
+WAVES = 4096  # programs that the images of windows of one tile are divided between: some for every place of a device
 
 
 class Tiles(NamedTuple):
@@ -29,28 +31,37 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-# Chosen so that next to nothing is spilled on sm_80 and sm_90 (tests/test_triton_compile.py); none was timed yet.
+# Chosen so that next to nothing is spilled on sm_80 and sm_90 and a logit takes few instructions
+# (tests/test_triton_compile.py); none was timed yet.
 FORWARD = {
-    "exact": Tiles(64, 64, 4, 1),  # the window is one tile: nothing to overlap
-    "other": Tiles(64, 64, 4, 2),
+    "one tile": Tiles(64, 64, 4, 2),
+    "several": Tiles(64, 64, 4, 2),
     "float32": Tiles(16, 32, 4, 1),
 }
 BACKWARD = {
-    "exact": Tiles(64, 64, 8, 1),
-    "other": Tiles(64, 32, 4, 2),
+    "one tile": Tiles(64, 64, 4, 1),
+    "several": Tiles(64, 64, 4, 1),
+    "several, bias": Tiles(64, 32, 4, 2),
     "float32": Tiles(32, 32, 8, 1),
+    "float32, bias": Tiles(16, 32, 4, 1),
 }
 
 
-def tiles(table: dict[str, Tiles], dtype: torch.dtype, window: Pair) -> Tiles:
+def tiles(
+    table: dict[str, Tiles], dtype: torch.dtype, window: Pair, head_dim: int, *, of_bias: bool = False
+) -> Tiles:
     tokens = window[0] * window[1]
-    row = table["float32" if dtype == torch.float32 else "exact" if tokens in (16, 32, 64) else "other"]
+    row = "float32" if dtype == torch.float32 else "one tile" if tokens <= 64 else "several"
+    found = table[f"{row}, bias" if of_bias else row]
     most = max(16, triton.next_power_of_2(tokens))  # a product of matrices has at least 16 rows
-    return row._replace(queries=min(row.queries, most), keys=min(row.keys, most))
+    return Tiles(
+        min(found.queries, most), min(found.keys, most),
+        found.num_warps if head_dim <= 32 else 8, found.num_stages,
+    )  # fmt: skip
 
 
 def is_one_tile(window: Pair, sizes: Tiles) -> bool:
-    return window[0] * window[1] == sizes.queries == sizes.keys
+    return window[0] * window[1] <= min(sizes.queries, sizes.keys)
 
 
 class Windows(NamedTuple):
@@ -87,7 +98,7 @@ class Windows(NamedTuple):
             "QUERIES": tiles.queries, "KEYS": tiles.keys,
             "BIAS_OF_WINDOW": bias.ndim == 4,
             "REGIONS": bias.ndim == 3 and self.shift != (0, 0),  # a bias for every window holds the mask
-            "PENALTY": -math.inf if has_padding else REGION_PENALTY / math.log(2),
+            "PENALTY": -math.inf if has_padding else REGION_PENALTY,
             "RAGGED": has_padding or tokens % tiles.queries != 0 or tokens % tiles.keys != 0,
             "PRECISION": "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee",
             "num_warps": tiles.num_warps, "num_stages": tiles.num_stages,
@@ -98,17 +109,23 @@ def attend(
     qkv: Tensor, scale: Tensor, bias: Tensor, windows: Windows, *, keep_sums: bool
 ) -> tuple[Tensor, Tensor]:
     """out [B, H, W, C], and for the backward pass log2 of the softmax's sums [B*n, h, N] (or nothing, [0])."""
-    h, N = windows.heads, math.prod(windows.window)
+    h, N, n = windows.heads, math.prod(windows.window), math.prod(windows.counts)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     sums = scale.new_empty((windows.items, h, N) if keep_sums else (0,))
-    sizes = tiles(FORWARD, qkv.dtype, windows.window)
-    grid = (windows.items * h * triton.cdiv(N, sizes.queries),)
+    sizes = tiles(FORWARD, qkv.dtype, windows.window, windows.head_dim)
+    constants = windows.constants(bias, sizes, qkv.dtype) | {"KEEP_SUMS": keep_sums}
     with device_of(qkv):
         # By its name and wrapped, a compiler sees it; in the interpreter it is what it was.
-        wrap_triton(attend_kernel)[grid](
-            qkv, scale, bias, out, sums, *windows.numbers(),
-            KEEP_SUMS=keep_sums, **windows.constants(bias, sizes, qkv.dtype),
-        )  # fmt: skip
+        if is_one_tile(windows.window, sizes):
+            of_images = torch.sym_min(windows.images, max(1, WAVES // (n * h)))
+            wrap_triton(attend_tile)[(n * h, of_images)](
+                qkv, scale, bias, out, sums, windows.images, *windows.numbers(), **constants
+            )
+        else:
+            programs = windows.items * h * triton.cdiv(N, sizes.queries)
+            wrap_triton(attend_kernel)[(programs,)](
+                qkv, scale, bias, out, sums, *windows.numbers(), **constants
+            )
     return out, sums
 
 
@@ -117,34 +134,58 @@ def gradients(
     *, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Of qkv, scale [h] and bias (nothing, [0], where it is not asked for)."""
-    h, N, items = windows.heads, math.prod(windows.window), windows.items
-    sizes = tiles(BACKWARD, qkv.dtype, windows.window)
-    down, across = triton.cdiv(N, sizes.queries), triton.cdiv(N, sizes.keys)
-    groups = math.prod(windows.counts) if bias.ndim == 4 else 1  # biases: windows of a group share one
-    shares = max(1, min(items // groups, PROGRAMS // (groups * h * down * across)))
-    numbers, constants = windows.numbers(), windows.constants(bias, sizes, qkv.dtype)
-    dqkv = torch.empty_like(qkv)
-    dbias = scale.new_empty((shares, *bias.shape) if of_bias else (0,))
+    sizes = tiles(BACKWARD, qkv.dtype, windows.window, windows.head_dim)
+    in_parts = _gradients_of_one_tile if is_one_tile(windows.window, sizes) else _gradients_of_several
     with device_of(qkv):
-        if is_one_tile(windows.window, sizes):
-            dscale = scale.new_empty(shares * groups, h)
-            small.gradients[(shares * groups * h,)](
-                qkv, scale, bias, sums, grad, dqkv, dscale, dbias, items, shares, *numbers,
-                OF_BIAS=of_bias, **constants,
-            )  # fmt: skip
-        else:
-            deltas, dscale = torch.empty_like(sums), scale.new_empty(items * down, h)
-            backward.of_queries[(items * h * down,)](
-                qkv, scale, bias, out, sums, grad, dqkv, deltas, dscale, *numbers, **constants
-            )
-            backward.of_keys[(items * h * across,)](
-                qkv, scale, bias, sums, grad, deltas, dqkv, *numbers, **constants
-            )
-            if of_bias:
-                backward.of_bias[(shares * groups * h * down * across,)](
-                    qkv, scale, bias, sums, grad, deltas, dbias, items, shares, *numbers, **constants
-                )
-    return dqkv, dscale.sum(0), dbias.sum(0).to(bias.dtype) if of_bias else bias.new_empty(0)
+        dqkv, dscale, dbias = in_parts(grad, qkv, scale, bias, out, sums, windows, sizes, of_bias)
+    # Parts of sums: [of images, of windows, ...]
+    dscale = dscale.sum((0, 1))
+    if not of_bias:
+        return dqkv, dscale, bias.new_empty(0)
+    return dqkv, dscale, dbias.sum(0 if bias.ndim == 4 else (0, 1)).to(bias.dtype)
+
+
+def _gradients_of_one_tile(
+    grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, _: Tensor, sums: Tensor, windows: Windows, sizes: Tiles,
+    of_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    h, n = windows.heads, math.prod(windows.counts)
+    parts = (max(1, min(windows.images, PROGRAMS // (n * h))), n)
+    dqkv, dscale = torch.empty_like(qkv), scale.new_empty(*parts, h)
+    dbias = scale.new_empty((*parts, *bias.shape[-3:]) if of_bias else (0,))
+    tile_gradients[(n * h, parts[0])](
+        qkv, scale, bias, sums, grad, dqkv, dscale, dbias, windows.images, *windows.numbers(),
+        OF_BIAS=of_bias, **windows.constants(bias, sizes, qkv.dtype),
+    )  # fmt: skip
+    return dqkv, dscale, dbias
+
+
+def _gradients_of_several(
+    grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, out: Tensor, sums: Tensor, windows: Windows, sizes: Tiles,
+    of_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    h, N, n = windows.heads, math.prod(windows.window), math.prod(windows.counts)
+    numbers, constants = windows.numbers(), windows.constants(bias, sizes, qkv.dtype)
+    down, across = triton.cdiv(N, sizes.queries), triton.cdiv(N, sizes.keys)
+    dqkv, deltas = torch.empty_like(qkv), torch.empty_like(sums)
+    dscale, dbias = scale.new_empty(windows.images, n * down, h), scale.new_empty(0)
+    backward.of_queries[(windows.items * h * down,)](
+        qkv, scale, bias, out, sums, grad, dqkv, deltas, dscale, *numbers, **constants
+    )
+    backward.of_keys[(windows.items * h * across,)](
+        qkv, scale, bias, sums, grad, deltas, dqkv, *numbers, **constants
+    )
+    if of_bias:
+        sizes = tiles(BACKWARD, qkv.dtype, windows.window, windows.head_dim, of_bias=True)
+        programs = h * triton.cdiv(N, sizes.queries) * triton.cdiv(N, sizes.keys)  # for every part
+        of_windows = n if bias.ndim == 4 else max(1, min(n, PROGRAMS // programs))
+        of_images = max(1, min(windows.images, PROGRAMS // (programs * of_windows)))
+        dbias = scale.new_empty(of_images, of_windows, *bias.shape[-3:])
+        backward.of_bias[(programs * of_windows, of_images)](
+            qkv, scale, bias, sums, grad, deltas, dbias, windows.images, of_windows, *numbers,
+            **windows.constants(bias, sizes, qkv.dtype),
+        )  # fmt: skip
+    return dqkv, dscale, dbias
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:

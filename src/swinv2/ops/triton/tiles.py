@@ -7,7 +7,7 @@ computes for every place which pixel of the un-permuted map it is. reference.py 
 # B images, H W map, n windows of an image, M window, N tokens of one window, h heads, d head dim, C = h*d
 # Functions pass tuples on, which the compiler takes apart again:
 #   geometry: H, W, windows down and across, shift down and right
-#   window:   image, top, left
+#   window:   top, left
 #   tokens:   of a tile: place in the window, pixel y * W + x of the map, region, whether there is such a pixel
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)  # softmax is computed with powers of two, which the hardware has
+LOG2E = tl.constexpr(1.4426950408889634)  # the hardware has powers of two: exp(x) = exp2(x * LOG2E)
 SQUARED_NORM_FLOOR = tl.constexpr(1e-24)  # 1e-12 as in torch.nn.functional.normalize, squared
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOWEST = tl.constexpr(-1e30)  # below every logit, and finite: LOWEST - LOWEST is no NaN, unlike -inf - -inf
@@ -25,22 +25,20 @@ LOWEST = tl.constexpr(-1e30)  # below every logit, and finite: LOWEST - LOWEST i
 
 @triton.jit
 def share_of_program(heads, TILES: tl.constexpr):
-    """Tile, head and item. Tiles and heads of a window are neighbours: they share lines of the caches."""
+    """Tile, head and item or window. Tiles and heads of a window are neighbours: they share lines of the caches."""
     program = tl.program_id(0)
     return program % TILES, program // TILES % heads, program // TILES // heads
 
 
 @triton.jit
-def window_of(item, geometry, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The item-th window of the batch, its number in its image, and whether it holds wrapped tokens."""
+def window_at(number, geometry, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The number-th window of an image, and whether it holds wrapped tokens."""
     _, _, windows_down, windows_across, shift_down, shift_right = geometry
-    windows = windows_down * windows_across
-    number = item % windows
     down, across = number // windows_across, number % windows_across
     wraps = ((shift_down > 0) & (down == windows_down - 1)) | (
         (shift_right > 0) & (across == windows_across - 1)
     )
-    return (item // windows, down * ROWS, across * COLS), number, wraps
+    return (down * ROWS, across * COLS), wraps
 
 
 @triton.jit
@@ -49,28 +47,28 @@ def tokens_at(place, window, geometry, ROWS: tl.constexpr, COLS: tl.constexpr):
 
     Regions are told apart by where the shift made a token wrap around: 0 nowhere, 1 vertically, 2 horizontally, 3 both.
     """
-    _, top, left = window
+    top, left = window
     H, W, windows_down, windows_across, shift_down, shift_right = geometry
     y = top + place // COLS + shift_down
     x = left + place % COLS + shift_right
-    y = tl.where(y >= windows_down * ROWS, y - windows_down * ROWS, y)
-    x = tl.where(x >= windows_across * COLS, x - windows_across * COLS, x)
+    below, beside = y >= windows_down * ROWS, x >= windows_across * COLS
+    y = tl.where(below, y - windows_down * ROWS, y)
+    x = tl.where(beside, x - windows_across * COLS, x)
     inside = (place < ROWS * COLS) & (y < H) & (x < W)
-    region = (y < shift_down).to(tl.int32) + 2 * (x < shift_right).to(tl.int32)
-    return place, y * W + x, region, inside
+    return place, y * W + x, below.to(tl.int32) + 2 * beside.to(tl.int32), inside
 
 
 @triton.jit
-def head_of_map(base, window, head, geometry, channels, d: tl.constexpr):
-    """Where the values of a head begin in the map [B, H, W, channels] of the window's image."""
-    (H, W, _, _, _, _), (image, _, _) = geometry, window
-    return base + (image.to(tl.int64) * H * W * channels + head * d)
+def head_of_map(base, image, head, geometry, channels, d: tl.constexpr):
+    """Where the values of a head begin in the image's map [H, W, channels]."""
+    H, W, _, _, _, _ = geometry
+    return base + (tl.cast(image, tl.int64) * H * W * channels + head * d)
 
 
 @triton.jit
 def head_of_item(base, item, head, heads, SIZE: tl.constexpr):
     """Where the values of a head begin in [items, h, SIZE]."""
-    return base + (item * heads + head).to(tl.int64) * SIZE
+    return base + tl.cast(item * heads + head, tl.int64) * SIZE
 
 
 @triton.jit
@@ -111,28 +109,35 @@ def inverse_norm(x):
 
 
 @triton.jit
-def logits(
-    q, q_factor, queries, k, k_factor, keys, bias, wraps, N: tl.constexpr, REGIONS: tl.constexpr,
-    PENALTY: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """[queries, keys], float32, times log2 e: cosine * scale + bias + mask.
+def scaled_cosines(q, q_factor, k, k_factor, PRECISION: tl.constexpr):
+    """[queries, keys], float32.
 
     q and k come as they are, and their norms with the scale after the product: nothing is rounded in between. q_factor
-    holds 1/|q| * scale * log2 e, k_factor 1/|k|. queries and keys are their tokens, bias points to the [N, N] of this
-    head.
+    holds 1/|q| * scale, k_factor 1/|k|.
     """
-    q_place, _, q_region, _ = queries
-    k_place, _, k_region, k_inside = keys
-    scores = product(q, tl.trans(k), PRECISION) * q_factor[:, None] * k_factor[None, :]
+    return product(q, tl.trans(k), PRECISION) * q_factor[:, None] * k_factor[None, :]
+
+
+@triton.jit
+def bias_between(bias, queries, keys, N: tl.constexpr, RAGGED: tl.constexpr):
+    """[queries, keys], float32. bias points to the [N, N] of this head; zeros where a place is none of the window."""
+    (q_place, _, _, _), (k_place, _, _, _) = queries, keys
     places = q_place[:, None] * N + k_place[None, :]
     if RAGGED:
-        added = tl.load(bias + places, mask=(q_place < N)[:, None] & (k_place < N)[None, :], other=0.0)
-    else:
-        added = tl.load(bias + places)
-    scores += added.to(tl.float32) * LOG2E
+        inside = (q_place < N)[:, None] & (k_place < N)[None, :]
+        return tl.load(bias + places, mask=inside, other=0.0).to(tl.float32)
+    return tl.load(bias + places).to(tl.float32)
+
+
+@triton.jit
+def masked(
+    logits, queries, keys, wraps, REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr,
+):  # fmt: skip
+    """The penalty for tokens of another region, and -inf where there is no key."""
+    (_, _, q_region, _), (_, _, k_region, k_inside) = queries, keys
     if REGIONS:  # noqa: SIM102  this one is known to the compiler
         if wraps:  # known to the program
-            scores = tl.where(q_region[:, None] == k_region[None, :], scores, scores + PENALTY)
+            logits = tl.where(q_region[:, None] == k_region[None, :], logits, logits + PENALTY)
     if RAGGED:
-        scores = tl.where(k_inside[None, :], scores, float("-inf"))
-    return scores
+        logits = tl.where(k_inside[None, :], logits, float("-inf"))
+    return logits
