@@ -21,16 +21,17 @@ def linear_gelu(
     x, weight, bias, out, tokens, C: tl.constexpr, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
     DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    token, channel, out, here = _tile(out, tokens, OUTS, TOKENS, WIDTH)
+    x += token.to(tl.int64)[:, None] * C
     added = tl.zeros([TOKENS, WIDTH], tl.float32)
     for start in range(0, C, DEPTH):
         depth = start + tl.arange(0, DEPTH)
-        a = _load(x + token[:, None] * C + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
+        a = _load(x + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
         b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
         added += product(a, tl.trans(b), PRECISION)
     added += _row(bias, channel, OUTS)
     added = _gelu(added, out.dtype.element_ty == tl.float32)
-    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+    tl.store(out, added.to(out.dtype.element_ty), mask=here)
 
 
 # x [B, H, W, C], weight [OUTS, 4C], scale and shift [OUTS] of the norm -> out [B, H/2, W/2, OUTS], sides rounded up
@@ -40,27 +41,25 @@ def merge(
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, NORMS: tl.constexpr, eps: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     STEPS: tl.constexpr = (C + DEPTH - 1) // DEPTH  # through the channels of one neighbour
-    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    token, channel, out, here = _tile(out, tokens, OUTS, TOKENS, WIDTH)
     down, across = (H + 1) // 2, (W + 1) // 2
     top, left = token // across % down * 2, token % across * 2
-    pixel = (token // (down * across) * H + top) * W + left
+    pixel = ((token // (down * across) * H + top).to(tl.int64) * W + left) * C
     added = tl.zeros([TOKENS, WIDTH], tl.float32)
     for step in range(4 * STEPS):
         neighbour = step // STEPS  # (0,0), (1,0), (0,1), (1,1): rows vary fastest
         below, right = neighbour % 2, neighbour // 2
         depth = step % STEPS * DEPTH + tl.arange(0, DEPTH)
-        inside = (
-            (token < tokens) & (top + below < H) & (left + right < W)
-        )  # beyond an odd side there are zeros
-        a = _load(
-            x + (pixel + below * W + right)[:, None] * C + depth[None, :], inside[:, None], depth, C, DEPTH
-        )
+        # Beyond an odd side there are zeros.
+        inside = (token < tokens) & (top + below < H) & (left + right < W)
+        place = (below * W + right) * C + depth
+        a = _load(x + pixel[:, None] + place[None, :], inside[:, None], depth, C, DEPTH)
         weights = weight + channel[:, None] * (4 * C) + neighbour * C + depth[None, :]
         b = _load(weights, (channel < OUTS)[:, None], depth, C, DEPTH)
         added += product(a, tl.trans(b), PRECISION)
     if NORMS:
         added = _normed(added, scale, shift, channel, OUTS, eps)
-    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+    tl.store(out, added.to(out.dtype.element_ty), mask=here)
 
 
 # image [B, C, H, W], weight [OUTS, C, SIDE, SIDE] by its strides, bias, scale and shift [OUTS]
@@ -71,10 +70,10 @@ def embed(
     OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, NORMS: tl.constexpr,
     eps: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    token, channel, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    token, channel, out, here = _tile(out, tokens, OUTS, TOKENS, WIDTH)
     down, across = (H + SIDE - 1) // SIDE, (W + SIDE - 1) // SIDE
     top, left = token // across % down * SIDE, token % across * SIDE
-    pixel = (token // (down * across) * C * H + top) * W + left
+    pixel = (token // (down * across) * C * H + top).to(tl.int64) * W + left
     place = tl.arange(0, DEPTH)  # within a patch: a step takes one colour of it
     row, column = place // SIDE, place % SIDE
     # Beyond an image whose sides do not divide there are zeros, as beyond the last place of a patch.
@@ -92,7 +91,7 @@ def embed(
     added += _row(bias, channel, OUTS)
     if NORMS:
         added = _normed(added, scale, shift, channel, OUTS, eps)
-    tl.store(out + token[:, None] * OUTS + channel[None, :], added.to(out.dtype.element_ty), mask=here)
+    tl.store(out, added.to(out.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -126,16 +125,17 @@ def _normed(added, scale, shift, channel, OUTS: tl.constexpr, eps: tl.constexpr)
 
 
 @triton.jit
-def _tile(tokens, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr):
-    """Tokens and channels of this program's tile of the result, and which of them there are.
+def _tile(out, tokens, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr):
+    """Tokens and channels of this program's tile of the result, where they are written, and which of them there are.
 
     Programs that share tokens are neighbours: the tokens then come from the caches, where all the weights fit.
     """
     ACROSS: tl.constexpr = (OUTS + WIDTH - 1) // WIDTH
     program = tl.program_id(0)
-    token = program // ACROSS * TOKENS + tl.arange(0, TOKENS).to(tl.int64)
+    token = program // ACROSS * TOKENS + tl.arange(0, TOKENS)
     channel = program % ACROSS * WIDTH + tl.arange(0, WIDTH)
-    return token, channel, (token < tokens)[:, None] & (channel < OUTS)[None, :]
+    out += token.to(tl.int64)[:, None] * OUTS + channel[None, :]
+    return token, channel, out, (token < tokens)[:, None] & (channel < OUTS)[None, :]
 
 
 @triton.jit
