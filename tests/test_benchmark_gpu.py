@@ -55,3 +55,13 @@ def test_without_a_device_it_says_what_can_be_done():
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env)
     assert done.returncode == 1
     assert "no CUDA device here; --dry-run goes through everything on a CPU" in done.stderr
+
+
+def test_training_keeps_less_of_an_image_than_timm(tmp_path):
+    """At most 0.7 of it is the goal; counted by shapes, for the model in which attention counts least."""
+    output = tmp_path / "kept.json"
+    argv = [sys.executable, SCRIPT.with_name("gpu_kept.py"), "--models", "swinv2_tiny_window8_256"]
+    subprocess.run([*argv, "--output", output], check=True)
+    [row] = json.loads(output.read_text())["models"]
+    kept = row["mb_per_image"]
+    assert 0 < kept["swinv2"] <= 0.7 * kept["timm"]

@@ -35,6 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_kernels": gpu.gpu_kernels,
     "gpu_products": gpu.gpu_products,
     "gpu_training": gpu.gpu_training,
+    "gpu_kept": gpu.gpu_kept,
     "float8_answers": gpu.float8_answers,
     "results": sources.results,
 }

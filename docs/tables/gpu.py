@@ -59,6 +59,20 @@ def gpu_training() -> str:
     return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
 
 
+def gpu_kept() -> str:
+    """What a step of training keeps of an image for its backward pass."""
+    result = measured("gpu-kept")
+    rows = []
+    for row in result["models"]:
+        timm, ours = row["mb_per_image"]["timm"], row["mb_per_image"]["swinv2"]
+        rows.append(
+            (f"`{row['model']}`", row["image_size"], f"{timm:.0f}", f"{ours:.0f}", f"{ours / timm:.2f}")
+        )
+    versions = ", ".join(f"{library} {result['versions'][library]}" for library in ("torch", "timm"))
+    counted = table("model | pixels | timm, MB an image | swinv2 | of it", rows)
+    return f"Counted with {versions}; commit {result['commit']}.\n\n{counted}"
+
+
 def float8_answers() -> str:
     """What layers in float8 change: held-out pictures of a trained model, and logits of one with random weights."""
     result = measured("float8")

@@ -30,6 +30,7 @@ SOURCES = {
     "serve-start": ("a server until it is ready", "serve_start.py", "serve.md"),
     "serving-memory": ("memory of a server over ten minutes", "soak.py", "serve.md"),
     "float8": ("what float8 does to answers", "float8.py", "gpu.md"),
+    "gpu-kept": ("what training keeps of an image", "gpu_kept.py", "gpu.md"),
     "gpu": ("kernels, inference, training on a GPU", "gpu.py", "benchmarks.md"),
 }  # fmt: skip
 
