@@ -61,7 +61,7 @@ def compiled(
     return Compiled(made.asm["ptx"], *resources, *_instructions(made.asm["cubin"]))
 
 
-FLOATS = {"scale", "bias", "sums", "deltas", "dscale", "dbias"}
+FLOATS = {"logit_scale", "scale", "bias", "sums", "deltas", "dscale", "dbias"}
 FLOATS |= {"weight", "shift", "keep", "means", "inverses", "dweight", "dshift", "scales"}
 
 

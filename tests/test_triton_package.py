@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton's interpreter is on: run this file by itself", allow_module_level=True)
@@ -22,7 +23,7 @@ from swinv2 import ops
 from swinv2.config import SwinV2Config
 from swinv2.fold import fold
 from swinv2.model import SwinV2
-from swinv2.ops.triton import op  # noqa: F401  registers it
+from swinv2.ops.triton import norm_op, op, products_op  # noqa: F401  each registers operators
 from swinv2.ops.triton.forward import attend
 from swinv2.ops.triton.small import attend_tile
 from swinv2.runtimes import pt2
@@ -67,17 +68,22 @@ def network_of(backend: str | None, window: int = 4) -> nn.Module:
     return fold(randomized(SwinV2(config)).eval(), dtype=torch.bfloat16, backend=backend)
 
 
-def exported(network: nn.Module, mode: FakeTensorMode) -> tuple[torch.export.ExportedProgram, Tensor]:
-    """The network on a CUDA device that is not there, for any batch, and an example."""
+def on_cuda(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """The same with tensors of a CUDA device that is not there."""
     for module in network.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     fake = mode.from_tensor(tensor).detach().to("cuda")
                     tensors[name] = nn.Parameter(fake, False) if tensors is module._parameters else fake
+    return network
+
+
+def exported(network: nn.Module, mode: FakeTensorMode) -> tuple[torch.export.ExportedProgram, Tensor]:
+    """The network on a CUDA device that is not there, for any batch, and an example."""
     x = torch.empty(2, 3, 64, 64, device="cuda")
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    return torch.export.export(network, (x,), dynamic_shapes=shapes), x
+    return torch.export.export(on_cuda(network, mode), (x,), dynamic_shapes=shapes), x
 
 
 # Maps of 16, 8, 4 and 2 tokens a side: with windows of 16 the first is several tiles.
@@ -106,6 +112,42 @@ def test_a_package_gets_the_kernels_themselves(window, kernels, on_a_gpu):
         assert node.kwargs["tensors_to_clone"] == ["out"]  # so much does Triton say is written
     shifted = [node.kwargs["kwargs"]["REGIONS"] for node in launches]
     assert shifted == [False, window == 4, False, False, False]  # the mask is computed, not read
+
+
+MEMORY = {"aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach"}
+
+
+class Launches(TorchDispatchMode):
+    """The operators that compute, in order: neither views nor memory nor questions about a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        schema = function._schema
+        answers = any("Tensor" in str(returned.type) for returned in schema.returns)
+        if answers and not function.is_view and schema.name not in MEMORY:
+            self.names.append(schema.name)
+        return function(*args, **kwargs or {})
+
+
+@torch.no_grad()
+def test_a_folded_model_launches_seven_kernels_a_block(on_a_gpu, monkeypatch):
+    """Of one picture a GPU is done sooner than it is told what to do: whatever else were launched would be seen."""
+    monkeypatch.setattr(ops.triton, "IS_CHOSEN", True)
+    network = network_of(None)
+    with FakeTensorMode() as mode, Launches() as launched:
+        on_cuda(network, mode)
+        launched.names.clear()
+        network(torch.empty(1, 3, 64, 64, device="cuda", dtype=torch.bfloat16))
+    product, norm = "aten::addmm", "swinv2::add_norm"
+    attention = [product, "swinv2::window_attention", product, norm]
+    block = [*attention, "swinv2::linear_gelu", product, norm]
+    stages = [block * depth for depth in SHALLOW.depths]
+    merged = [[], *[["swinv2::merge"]] * 3]
+    body = [name for merge, stage in zip(merged, stages, strict=True) for name in (*merge, *stage)]
+    assert launched.names == ["swinv2::embed", *body, "aten::native_layer_norm", "aten::mean", product]
 
 
 @torch.no_grad()

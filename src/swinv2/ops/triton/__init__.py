@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from swinv2.config import Pair
-from swinv2.ops.reference import MAX_LOGIT_SCALE
 
 HEAD_DIMS = (16, 32, 64)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -75,7 +74,7 @@ def attend(
 ) -> Tensor:
     if torch.is_autocast_enabled(qkv.device.type):  # as products of matrices and SDPA do
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
-    scale = logit_scale.flatten().float().clamp(max=MAX_LOGIT_SCALE).exp()  # the clamp comes first
+    scale = logit_scale.flatten().float()
     needs_grad = torch.is_grad_enabled() and (qkv.requires_grad or scale.requires_grad or bias.requires_grad)
     out, _ = torch.ops.swinv2.window_attention(
         qkv.contiguous(), scale, bias.contiguous(), heads, window, shift, needs_grad

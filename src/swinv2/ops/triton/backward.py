@@ -19,8 +19,10 @@ from swinv2.ops.triton.tiles import (
     load_rows,
     masked,
     product,
+    scale_of,
     scaled_cosines,
     share_of_program,
+    slope_of_scale,
     store_rows,
     tokens_at,
     window_at,
@@ -54,7 +56,7 @@ def through_norm(of_unit, unit, factor):
 # dscale [B*n, tiles, h]
 @triton.jit
 def of_queries(
-    qkv, scale, bias, out, sums, grad, dqkv, deltas, dscale, H, W, windows_down, windows_across, shift_down,
+    qkv, logit_scale, bias, out, sums, grad, dqkv, deltas, dscale, H, W, windows_down, windows_across, shift_down,
     shift_right, heads, ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr, QUERIES: tl.constexpr,
     KEYS: tl.constexpr, BIAS_OF_WINDOW: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
@@ -83,7 +85,7 @@ def of_queries(
     total = tl.load(sums + q_place, mask=q_place < N, other=0.0)
     delta = tl.sum(g.to(tl.float32) * o.to(tl.float32), axis=1)
     tl.store(deltas + q_place, delta, mask=q_place < N)
-    q_inverse, factor = inverse_norm(q), tl.load(scale + head)
+    q_inverse, factor = inverse_norm(q), scale_of(logit_scale, head)
 
     of_unit = tl.zeros([QUERIES, d], tl.float32)  # dS times the unit keys: the scale comes at the end
     for start in range(0, N, KEYS):
@@ -100,13 +102,14 @@ def of_queries(
     unit_q = q * q_inverse[:, None]
     store_rows(dqkv, queries, 3 * C, through_norm(of_unit, unit_q, q_inverse * factor), d, RAGGED)
     # sum of dS times the cosines
-    tl.store(dscale + (item * TILES + tile) * heads + head, tl.sum(tl.sum(of_unit * unit_q, axis=1), axis=0))
+    of_scale = tl.sum(tl.sum(of_unit * unit_q, axis=1), axis=0)
+    tl.store(dscale + (item * TILES + tile) * heads + head, of_scale * slope_of_scale(logit_scale, head))
 
 
 # -> dqkv [B, H, W, 3C], the parts of k and v
 @triton.jit
 def of_keys(
-    qkv, scale, bias, sums, grad, deltas, dqkv, H, W, windows_down, windows_across, shift_down, shift_right,
+    qkv, logit_scale, bias, sums, grad, deltas, dqkv, H, W, windows_down, windows_across, shift_down, shift_right,
     heads, ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     BIAS_OF_WINDOW: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -129,7 +132,7 @@ def of_keys(
     keys = tokens_at(tile * KEYS + tl.arange(0, KEYS), window, geometry, ROWS, COLS)
     k = load_rows(qkv + C, keys, 3 * C, d, RAGGED)
     v = load_rows(qkv + 2 * C, keys, 3 * C, d, RAGGED)
-    k_inverse, factor = inverse_norm(k), tl.load(scale + head)
+    k_inverse, factor = inverse_norm(k), scale_of(logit_scale, head)
 
     of_unit = tl.zeros([KEYS, d], tl.float32)
     of_v = tl.zeros([KEYS, d], tl.float32)
@@ -156,7 +159,7 @@ def of_keys(
 # -> dbias [shares of images, shares of windows, h, N, N]; where every window has a bias of its own, so many shares
 @triton.jit
 def of_bias(
-    qkv, scale, bias, sums, grad, deltas, dbias, images, shares, H, W, windows_down, windows_across, shift_down,
+    qkv, logit_scale, bias, sums, grad, deltas, dbias, images, shares, H, W, windows_down, windows_across, shift_down,
     shift_right, heads, ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr, QUERIES: tl.constexpr,
     KEYS: tl.constexpr, BIAS_OF_WINDOW: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
@@ -171,7 +174,7 @@ def of_bias(
     C = heads * d
     q_place = tile // ACROSS * QUERIES + tl.arange(0, QUERIES)
     k_place = tile % ACROSS * KEYS + tl.arange(0, KEYS)
-    factor = tl.load(scale + head)
+    factor = scale_of(logit_scale, head)
 
     of_bias = tl.zeros([QUERIES, KEYS], tl.float32)
     for number in range(share, windows, shares):

@@ -19,6 +19,7 @@ from swinv2.ops.triton.tiles import (
     load_rows,
     masked,
     product,
+    scale_of,
     scaled_cosines,
     share_of_program,
     store_rows,
@@ -27,10 +28,10 @@ from swinv2.ops.triton.tiles import (
 )
 
 
-# qkv [B, H, W, 3C], scale [h], bias [h, N, N] or [n, h, N, N] -> out [B, H, W, C], sums [B*n, h, N]
+# qkv [B, H, W, 3C], logit_scale [h], bias [h, N, N] or [n, h, N, N] -> out [B, H, W, C], sums [B*n, h, N]
 @triton.jit
 def attend(
-    qkv, scale, bias, out, sums, H, W, windows_down, windows_across, shift_down, shift_right, heads,
+    qkv, logit_scale, bias, out, sums, H, W, windows_down, windows_across, shift_down, shift_right, heads,
     ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     BIAS_OF_WINDOW: tl.constexpr, KEEP_SUMS: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
@@ -50,7 +51,7 @@ def attend(
     q_place = tile * QUERIES + tl.arange(0, QUERIES)
     queries = tokens_at(q_place, window, geometry, ROWS, COLS)
     q = load_rows(qkv, queries, 3 * C, d, RAGGED)
-    q_factor = inverse_norm(q) * tl.load(scale + head)
+    q_factor = inverse_norm(q) * scale_of(logit_scale, head)
 
     largest = tl.full([QUERIES], LOWEST, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)

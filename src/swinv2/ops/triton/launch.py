@@ -106,12 +106,12 @@ class Windows(NamedTuple):
 
 
 def attend(
-    qkv: Tensor, scale: Tensor, bias: Tensor, windows: Windows, *, keep_sums: bool
+    qkv: Tensor, logit_scale: Tensor, bias: Tensor, windows: Windows, *, keep_sums: bool
 ) -> tuple[Tensor, Tensor]:
     """out [B, H, W, C], and for the backward pass log2 of the softmax's sums [B*n, h, N] (or nothing, [0])."""
     h, N, n = windows.heads, math.prod(windows.window), math.prod(windows.counts)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    sums = scale.new_empty((windows.items, h, N) if keep_sums else (0,))
+    sums = logit_scale.new_empty((windows.items, h, N) if keep_sums else (0,))
     sizes = tiles(FORWARD, qkv.dtype, windows.window, windows.head_dim)
     constants = windows.constants(bias, sizes, qkv.dtype) | {"KEEP_SUMS": keep_sums}
     with device_of(qkv):
@@ -119,25 +119,25 @@ def attend(
         if is_one_tile(windows.window, sizes):
             of_images = torch.sym_min(windows.images, max(1, WAVES // (n * h)))
             wrap_triton(attend_tile)[(n * h, of_images)](
-                qkv, scale, bias, out, sums, windows.images, *windows.numbers(), **constants
+                qkv, logit_scale, bias, out, sums, windows.images, *windows.numbers(), **constants
             )
         else:
             programs = windows.items * h * triton.cdiv(N, sizes.queries)
             wrap_triton(attend_kernel)[(programs,)](
-                qkv, scale, bias, out, sums, *windows.numbers(), **constants
+                qkv, logit_scale, bias, out, sums, *windows.numbers(), **constants
             )
     return out, sums
 
 
 def gradients(
-    grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, out: Tensor, sums: Tensor, windows: Windows,
+    grad: Tensor, qkv: Tensor, logit_scale: Tensor, bias: Tensor, out: Tensor, sums: Tensor, windows: Windows,
     *, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Of qkv, scale [h] and bias (nothing, [0], where it is not asked for)."""
+    """Of qkv, logit_scale [h] and bias (nothing, [0], where it is not asked for)."""
     sizes = tiles(BACKWARD, qkv.dtype, windows.window, windows.head_dim)
     in_parts = _gradients_of_one_tile if is_one_tile(windows.window, sizes) else _gradients_of_several
     with device_of(qkv):
-        dqkv, dscale, dbias = in_parts(grad, qkv, scale, bias, out, sums, windows, sizes, of_bias)
+        dqkv, dscale, dbias = in_parts(grad, qkv, logit_scale, bias, out, sums, windows, sizes, of_bias)
     # Parts of sums: [of images, of windows, ...]
     dscale = dscale.sum((0, 1))
     if not of_bias:
@@ -146,43 +146,43 @@ def gradients(
 
 
 def _gradients_of_one_tile(
-    grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, _: Tensor, sums: Tensor, windows: Windows, sizes: Tiles,
-    of_bias: bool,
+    grad: Tensor, qkv: Tensor, logit_scale: Tensor, bias: Tensor, _: Tensor, sums: Tensor, windows: Windows,
+    sizes: Tiles, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     h, n = windows.heads, math.prod(windows.counts)
     parts = (max(1, min(windows.images, PROGRAMS // (n * h))), n)
-    dqkv, dscale = torch.empty_like(qkv), scale.new_empty(*parts, h)
-    dbias = scale.new_empty((*parts, *bias.shape[-3:]) if of_bias else (0,))
+    dqkv, dscale = torch.empty_like(qkv), logit_scale.new_empty(*parts, h)
+    dbias = logit_scale.new_empty((*parts, *bias.shape[-3:]) if of_bias else (0,))
     tile_gradients[(n * h, parts[0])](
-        qkv, scale, bias, sums, grad, dqkv, dscale, dbias, windows.images, *windows.numbers(),
+        qkv, logit_scale, bias, sums, grad, dqkv, dscale, dbias, windows.images, *windows.numbers(),
         OF_BIAS=of_bias, **windows.constants(bias, sizes, qkv.dtype),
     )  # fmt: skip
     return dqkv, dscale, dbias
 
 
 def _gradients_of_several(
-    grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, out: Tensor, sums: Tensor, windows: Windows, sizes: Tiles,
-    of_bias: bool,
+    grad: Tensor, qkv: Tensor, logit_scale: Tensor, bias: Tensor, out: Tensor, sums: Tensor, windows: Windows,
+    sizes: Tiles, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     h, N, n = windows.heads, math.prod(windows.window), math.prod(windows.counts)
     numbers, constants = windows.numbers(), windows.constants(bias, sizes, qkv.dtype)
     down, across = triton.cdiv(N, sizes.queries), triton.cdiv(N, sizes.keys)
     dqkv, deltas = torch.empty_like(qkv), torch.empty_like(sums)
-    dscale, dbias = scale.new_empty(windows.images, n * down, h), scale.new_empty(0)
+    dscale, dbias = logit_scale.new_empty(windows.images, n * down, h), logit_scale.new_empty(0)
     backward.of_queries[(windows.items * h * down,)](
-        qkv, scale, bias, out, sums, grad, dqkv, deltas, dscale, *numbers, **constants
+        qkv, logit_scale, bias, out, sums, grad, dqkv, deltas, dscale, *numbers, **constants
     )
     backward.of_keys[(windows.items * h * across,)](
-        qkv, scale, bias, sums, grad, deltas, dqkv, *numbers, **constants
+        qkv, logit_scale, bias, sums, grad, deltas, dqkv, *numbers, **constants
     )
     if of_bias:
         sizes = tiles(BACKWARD, qkv.dtype, windows.window, windows.head_dim, of_bias=True)
         programs = h * triton.cdiv(N, sizes.queries) * triton.cdiv(N, sizes.keys)  # for every part
         of_windows = n if bias.ndim == 4 else max(1, min(n, PROGRAMS // programs))
         of_images = max(1, min(windows.images, PROGRAMS // (programs * of_windows)))
-        dbias = scale.new_empty(of_images, of_windows, *bias.shape[-3:])
+        dbias = logit_scale.new_empty(of_images, of_windows, *bias.shape[-3:])
         backward.of_bias[(programs * of_windows, of_images)](
-            qkv, scale, bias, sums, grad, deltas, dbias, windows.images, of_windows, *numbers,
+            qkv, logit_scale, bias, sums, grad, deltas, dbias, windows.images, of_windows, *numbers,
             **windows.constants(bias, sizes, qkv.dtype),
         )  # fmt: skip
     return dqkv, dscale, dbias

@@ -20,18 +20,20 @@ from swinv2.ops.triton.tiles import (
     load_rows,
     masked,
     product,
+    scale_of,
     scaled_cosines,
     share_of_program,
+    slope_of_scale,
     store_rows,
     tokens_at,
     window_at,
 )
 
 
-# qkv [B, H, W, 3C], scale [h], bias [h, N, N] or [n, h, N, N] -> out [B, H, W, C], sums [B*n, h, N]
+# qkv [B, H, W, 3C], logit_scale [h], bias [h, N, N] or [n, h, N, N] -> out [B, H, W, C], sums [B*n, h, N]
 @triton.jit
 def attend_tile(
-    qkv, scale, bias, out, sums, images, H, W, windows_down, windows_across, shift_down, shift_right, heads,
+    qkv, logit_scale, bias, out, sums, images, H, W, windows_down, windows_across, shift_down, shift_right, heads,
     ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     BIAS_OF_WINDOW: tl.constexpr, KEEP_SUMS: tl.constexpr, REGIONS: tl.constexpr, PENALTY: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
@@ -45,7 +47,7 @@ def attend_tile(
     bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
     added = bias_between(bias, tokens, tokens, N, RAGGED)
     added = masked(added, tokens, tokens, wraps, REGIONS, PENALTY, RAGGED)
-    factor = tl.load(scale + head)
+    factor = scale_of(logit_scale, head)
     C = heads * d
 
     for image in range(tl.program_id(1), images, tl.num_programs(1)):
@@ -71,7 +73,7 @@ def attend_tile(
 # -> dqkv [B, H, W, 3C], dscale [shares, n, h], dbias [shares, n, h, N, N]; a share is some of the images
 @triton.jit
 def tile_gradients(
-    qkv, scale, bias, sums, grad, dqkv, dscale, dbias, images, H, W, windows_down, windows_across,
+    qkv, logit_scale, bias, sums, grad, dqkv, dscale, dbias, images, H, W, windows_down, windows_across,
     shift_down, shift_right, heads, ROWS: tl.constexpr, COLS: tl.constexpr, d: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, BIAS_OF_WINDOW: tl.constexpr, OF_BIAS: tl.constexpr,
     REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
@@ -86,7 +88,7 @@ def tile_gradients(
     bias = head_of_item(bias, number if BIAS_OF_WINDOW else 0, head, heads, N * N)
     added = bias_between(bias, tokens, tokens, N, RAGGED)
     added = masked(added, tokens, tokens, wraps, REGIONS, PENALTY, RAGGED)
-    factor = tl.load(scale + head)
+    factor = scale_of(logit_scale, head)
     C = heads * d
 
     of_scale = tl.zeros([QUERIES], tl.float32)
@@ -115,7 +117,8 @@ def tile_gradients(
         of_k = product(tl.trans(ds), unit_q.to(q.dtype), PRECISION)
         store_rows(of_maps + C, tokens, 3 * C, through_norm(of_k, unit_k, k_inverse * factor), d, RAGGED)
     item = tl.program_id(1) * windows + number
-    tl.store(dscale + item * heads + head, tl.sum(of_scale, axis=0))
+    of_scale = tl.sum(of_scale, axis=0) * slope_of_scale(logit_scale, head)
+    tl.store(dscale + item * heads + head, of_scale)
     if OF_BIAS:
         places = place[:, None] * N + place[None, :]
         inside = (place < N)[:, None] & (place < N)[None, :]

@@ -17,7 +17,11 @@ import os
 import triton
 import triton.language as tl
 
+from swinv2.ops import reference
+
 LOG2E = tl.constexpr(1.4426950408889634)  # the hardware has powers of two: exp(x) = exp2(x * LOG2E)
+LOG2E_REST = tl.constexpr(1.9259629911266175e-08)  # of the logarithm, after what float32 has of it
+MAX_LOGIT_SCALE = tl.constexpr(reference.MAX_LOGIT_SCALE)
 SQUARED_NORM_FLOOR = tl.constexpr(1e-24)  # 1e-12 as in torch.nn.functional.normalize, squared
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOWEST = tl.constexpr(-1e30)  # below every logit, and finite: LOWEST - LOWEST is no NaN, unlike -inf - -inf
@@ -99,6 +103,25 @@ def product(a, b, PRECISION: tl.constexpr):
     if INTERPRETED:  # the interpreter holds bfloat16 as integers, and would multiply these
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def scale_of(logit_scale, head):
+    """exp of the learned logit scale of a head; the clamp comes first.
+
+    The hardware has exp2. What its argument loses when it is rounded is put back: it would be an error of all logits.
+    """
+    x = tl.minimum(tl.load(logit_scale + head), MAX_LOGIT_SCALE)
+    power = x * LOG2E
+    lost = tl.fma(x, LOG2E, -power) + x * LOG2E_REST
+    return tl.exp2(power) * (1.0 + lost / LOG2E)
+
+
+@triton.jit
+def slope_of_scale(logit_scale, head):
+    """From the gradient of the scale to that of the learned logit scale."""
+    x = tl.load(logit_scale + head)
+    return tl.where(x <= MAX_LOGIT_SCALE, scale_of(logit_scale, head), 0.0)
 
 
 @triton.jit
