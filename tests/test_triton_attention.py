@@ -59,6 +59,22 @@ def test_gradients_are_the_same_to_the_last_bit_every_time(name):
     assert all(torch.equal(first[what], again[what]) for what in first)
 
 
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_two_images_at_a_time_give_what_one_does(images, monkeypatch):
+    """In pairs, and of an odd number the last one twice."""
+    from swinv2.ops.triton import launch
+
+    inputs = case(SEVERAL_TILES)
+    g = torch.Generator().manual_seed(images)
+    inputs["qkv"] = torch.randn(images, *inputs["qkv"].shape[1:], generator=g)
+    monkeypatch.setattr(launch, "ODD_IN_PAIRS", 3)
+    assert launch.in_pairs(images) == (images > 1)
+    together = with_gradients(inputs, "triton")
+    assert_at_most_twice_eager(inputs, together)
+    monkeypatch.setattr(launch, "in_pairs", lambda images: False)
+    assert torch.equal(with_gradients(inputs, "triton")["out"], together["out"])
+
+
 def test_images_beside_it_are_not_looked_at():
     """Alone, and between images of NaN: the same to the last bit."""
     inputs = case("window 8, ragged, shifted")

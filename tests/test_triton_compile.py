@@ -74,10 +74,11 @@ def kernels(case: str, dtype: torch.dtype, capability: int) -> dict[str, Compile
     def constants(table: dict[str, launch.Tiles], **given: bool) -> dict[str, Any]:
         return windows.constants(bias, sizes(table, **given), dtype)
 
-    is_tile = launch.is_one_tile(shape, sizes(launch.FORWARD))
-    wanted = {
-        small.attend_tile if is_tile else forward.attend: constants(launch.FORWARD) | {"KEEP_SUMS": True}
-    }
+    wanted: dict[Any, dict[str, Any]] = {}
+    if launch.is_one_tile(shape, sizes(launch.FORWARD)):
+        wanted[small.attend_tile] = constants(launch.FORWARD) | {"KEEP_SUMS": True}
+    else:
+        wanted[forward.attend] = constants(launch.FORWARD) | {"KEEP_SUMS": True, "PAIRS": True}
     if launch.is_one_tile(shape, sizes(launch.BACKWARD)):
         wanted[small.tile_gradients] = constants(launch.BACKWARD) | {"OF_BIAS": True}
     else:
@@ -105,7 +106,7 @@ def test_a_map_that_is_one_window_of_one_head_compiles_too():
     windows, bias = launch.Windows.of(qkv, 1, (8, 8), (0, 0)), torch.empty(1, 64, 64, device="meta")
     ones = dict.fromkeys(("windows_down", "windows_across", "heads", "shift_down", "shift_right"), 1)
     for table, kernel, own in (
-        (launch.FORWARD, forward.attend, {"KEEP_SUMS": False}),
+        (launch.FORWARD, forward.attend, {"KEEP_SUMS": False, "images": 1, "PAIRS": False}),
         (launch.FORWARD, small.attend_tile, {"KEEP_SUMS": False, "images": 1}),
         (launch.BACKWARD, backward.of_queries, {}),
         (launch.BACKWARD, backward.of_keys, {}),
@@ -126,19 +127,23 @@ PER_SECOND = (
 
 @pytest.mark.parametrize("window", GOALS)
 def test_a_logit_takes_few_enough_instructions(window):
-    """Of a window inside the map, at inference: what is needed must be within 70 % of what the goal has time for."""
+    """Of a window inside the map, at inference: what is needed must be within 60 % of what the goal has time for."""
     size, goal = GOALS[window]
     windows = launch.Windows(1, (size,) * 2, (size // window,) * 2, (window,) * 2, (0, 0), 3, 32)
     sizes = launch.tiles(launch.FORWARD, torch.bfloat16, (window,) * 2, 32)
     constants = windows.constants(torch.empty(3, 1, 1), sizes, torch.bfloat16) | {"KEEP_SUMS": False}
-    kernel = small.attend_tile if launch.is_one_tile((window,) * 2, sizes) else forward.attend
-    made = compiled(kernel, constants, MAPS, torch.bfloat16, 90)
-    # A loop goes over images in the one kernel, where what is before it counts for nothing, and over keys in the other.
-    around = 0 if kernel is small.attend_tile else (made.instructions - made.loop) * sizes.keys / window**2
-    needed = made.warps * (made.loop + around) / (sizes.queries * sizes.keys)
+    # The loop goes over images in the one kernel, where what is before it counts for nothing; in the other over keys,
+    # for two images.
+    if launch.is_one_tile((window,) * 2, sizes):
+        made = compiled(small.attend_tile, constants, MAPS, torch.bfloat16, 90)
+        needed = made.warps * made.loop / (sizes.queries * sizes.keys)
+    else:
+        made = compiled(forward.attend, constants | {"PAIRS": True}, MAPS, torch.bfloat16, 90)
+        around = (made.instructions - made.loop) * sizes.keys / window**2
+        needed = made.warps * (made.loop + around) / (2 * sizes.queries * sizes.keys)
     has_time_for = PER_SECOND / goal * 4 * 32  # for every logit there are two products of 32
     assert made.loop > 0
-    assert needed <= has_time_for * 0.7, f"{needed * 32:.1f} of a thread"
+    assert needed <= has_time_for * 0.6, f"{needed * 32:.1f} of a thread"
 
 
 def test_a_gelu_takes_few_instructions():
