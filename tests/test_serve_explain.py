@@ -110,10 +110,7 @@ def test_the_models_say_whether_they_can_be_asked(server):
 
 def process_of(server: Running) -> int:
     """The process of the server that has loaded torch."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
-    children = {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
-    (found,) = [pid for pid in children if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
+    (found,) = [pid for pid in server.children() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
     return found
 
 

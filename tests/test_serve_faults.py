@@ -16,7 +16,6 @@ import time
 import warnings
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
@@ -70,23 +69,6 @@ def right(files):
     yield logits
     for session in sessions:
         session.close()
-
-
-def children(pid: int) -> set[int]:
-    """Processes that a process has started: workers, and the one that looks after shared memory."""
-    return {
-        int(child)
-        for file in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in file.read_text().split()
-    }
-
-
-def workers(pid: int) -> set[int]:
-    return {
-        child
-        for child in children(pid)
-        if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()
-    }
 
 
 def gauge(page: str, name: str) -> float:
@@ -225,12 +207,12 @@ async def neighbours(server, right, *, each=1, names=("http", "grpc")):
 def test_broken_requests_are_refused_in_a_sentence_and_disturb_nobody(files, right, count, seed):
     with serving(f"animals:{files[0]}", "--threads", "1") as server:
         before, found = (
-            children(server.process.pid),
+            server.children(),
             asyncio.run(_send_broken_ones(server, right, count, seed)),
         )
         assert not found, "\n".join(found[:20])
         assert server.process.poll() is None
-        assert children(server.process.pid) == before  # nobody died and was replaced
+        assert server.children() == before  # nobody died and was replaced
         assert not complaints(server)
     assert server.process.returncode == 0
 
@@ -398,7 +380,7 @@ def test_workers_that_are_killed_lose_no_request_of_either_protocol(files, right
             for round_ in range(4):
                 before = sum(answered.values())
                 await until(lambda before=before: sum(answered.values()) > before + 30)
-                os.kill(sorted(workers(server.process.pid))[round_ % 2], signal.SIGKILL)
+                os.kill(sorted(server.workers())[round_ % 2], signal.SIGKILL)
                 await until(lambda round_=round_: is_restored(server, round_ + 1))
         assert gauge(await figures(server), "swinv2_waiting_images") == 0
 

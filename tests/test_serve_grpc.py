@@ -520,8 +520,8 @@ def test_the_deadline_of_a_client_ends_its_request(server, client):
         return [x for x in server.lines() if x.get("status") in ("DEADLINE_EXCEEDED", "CANCELLED")]
 
     assert client.is_server_live()  # so that the deadline does not pass while it connects
-    before, inputs = len(ended()), large(2048)
-    with pytest.raises(InferenceServerException) as why:
+    before, inputs = len(ended()), asked("pixels", 0)
+    with server.held(), pytest.raises(InferenceServerException) as why:
         client.infer("animals", inputs, client_timeout=0.4)
     assert code(why) is Code.DEADLINE_EXCEEDED
     until(lambda: len(ended()) > before)
@@ -529,9 +529,9 @@ def test_the_deadline_of_a_client_ends_its_request(server, client):
     until(lambda: waiting(server) == 0)
 
 
-def test_the_parameter_timeout_is_answered_by_the_server(client):
-    with pytest.raises(InferenceServerException) as why:
-        client.infer("animals", large(1536), timeout=50_000)  # microseconds
+def test_the_parameter_timeout_is_answered_by_the_server(server, client):
+    with server.held(), pytest.raises(InferenceServerException) as why:
+        client.infer("animals", asked("pixels", 0), timeout=50_000)  # microseconds
     assert code(why) is Code.DEADLINE_EXCEEDED
     assert why.value.message() == "there is no answer after 0.05 s; allow more time or try again later"
 
@@ -547,13 +547,14 @@ def test_a_cancelled_call_leaves_the_queue(file, logits):
         def ask(inputs):
             return client.async_infer("animals", inputs, lambda result, error: told.put((result, error)))
 
-        ask(large(1536))
-        until(lambda: waiting(server) == 1)
-        calls = [ask(asked("pixels", seed)) for seed in range(4)]
-        until(lambda: waiting(server) == 5)
-        for call in calls[1:]:
-            call.cancel()
-        until(lambda: waiting(server) <= 2)
+        with server.held():
+            ask(large())
+            until(lambda: waiting(server) == 1)
+            calls = [ask(asked("pixels", seed)) for seed in range(4)]
+            until(lambda: waiting(server) == 5)
+            for call in calls[1:]:
+                call.cancel()
+            until(lambda: waiting(server) == 2)
         found = [told.get(timeout=20) for _ in range(5)]
         answers = [result.as_numpy("logits") for result, error in found if error is None]
         assert [error.status() for _, error in found if error] == ["StatusCode.CANCELLED"] * 3
@@ -582,23 +583,20 @@ def test_a_full_queue_says_when_to_try_again(file, logits):
         assert 0 < refused < 40
 
 
-def test_what_has_begun_is_answered_after_sigterm_and_the_rest_is_refused(file):
+def test_what_has_begun_is_answered_after_sigterm_and_the_rest_is_refused(file, logits):
     with serving(file, "--threads", "1") as server, grpc.insecure_channel(server.grpc) as channel:
         stub, health = service_pb2_grpc.GRPCInferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
         watched = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watched).status == SERVING
-        values = np.random.default_rng(0).normal(size=(1, 3, 1536, 1536)).astype(np.float32)
-        request = proto.ModelInferRequest(model_name="animals", raw_input_contents=[values.tobytes()])
-        request.inputs.add(name="pixels", datatype="FP32", shape=values.shape)
-        call = stub.ModelInfer.future(request)
-        until(lambda: waiting(server) == 1)
-        server.process.send_signal(signal.SIGTERM)
-        assert [one.status for one in watched] == [NOT_SERVING]
-        with pytest.raises(grpc.RpcError) as why:
-            stub.ModelInfer(message(), timeout=20)
-        assert why.value.code() is Code.UNAVAILABLE
-        with open_session(file, threads=1) as session:
-            np.testing.assert_allclose(rows(call.result(20))["logits"], session.run(values), **CLOSE)
+        with server.held():
+            call = stub.ModelInfer.future(message())
+            until(lambda: waiting(server) == 1)
+            server.process.send_signal(signal.SIGTERM)
+            assert [one.status for one in watched] == [NOT_SERVING]
+            with pytest.raises(grpc.RpcError) as why:
+                stub.ModelInfer(message(), timeout=20)
+            assert why.value.code() is Code.UNAVAILABLE
+        np.testing.assert_allclose(rows(call.result(20))["logits"], logits(0), **CLOSE)
         assert server.process.wait(20) == 0
         assert not [line for line in server.lines() if line["level"] != "info"]
 
