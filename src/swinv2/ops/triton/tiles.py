@@ -144,7 +144,8 @@ def scaled_cosines(q, q_factor, k, k_factor, PRECISION: tl.constexpr):
 @triton.jit
 def bias_between(bias, queries, keys, N: tl.constexpr, RAGGED: tl.constexpr):
     """[queries, keys], float32. bias points to the [N, N] of this head; zeros where a place is none of the window."""
-    (q_place, _, _, _), (k_place, _, _, _) = queries, keys
+    q_place, _, _, _ = queries
+    k_place, _, _, _ = keys
     places = q_place[:, None] * N + k_place[None, :]
     if RAGGED:
         inside = (q_place < N)[:, None] & (k_place < N)[None, :]
@@ -157,7 +158,8 @@ def masked(
     logits, queries, keys, wraps, REGIONS: tl.constexpr, PENALTY: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """The penalty for tokens of another region, and -inf where there is no key."""
-    (_, _, q_region, _), (_, _, k_region, k_inside) = queries, keys
+    _, _, q_region, _ = queries
+    _, _, k_region, k_inside = keys
     if REGIONS:  # noqa: SIM102  this one is known to the compiler
         if wraps:  # known to the program
             logits = tl.where(q_region[:, None] == k_region[None, :], logits, logits + PENALTY)
