@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +100,25 @@ def test_attention_spills_nothing_and_adds_nothing_by_atomics(case, dtype, capab
         if dtype != torch.float32:
             units = "wgmma" if capability == 90 else "mma.sync"
             assert units in kernel.ptx, f"{name} has no products of matrices by tensor cores"
+
+
+def test_kernels_are_written_for_older_compilers_too():
+    """Triton 3.6, of torch 2.11, takes no tuple within a tuple on the left of an assignment."""
+    files = list(Path(forward.__file__).parent.glob("*.py"))
+    kernels = [
+        node
+        for file in files
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef) and "triton.jit" in map(ast.unparse, node.decorator_list)
+    ]
+    assert len(kernels) > 20
+    for kernel in kernels:
+        for node in ast.walk(kernel):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            nested = [
+                part for target in targets for part in getattr(target, "elts", []) if hasattr(part, "elts")
+            ]
+            assert not nested, f"{kernel.name}: {ast.unparse(node)}"
 
 
 def test_a_map_that_is_one_window_of_one_head_compiles_too():
