@@ -106,7 +106,7 @@ bench: .venv/.test          ## ours against timm, transformers and torchvision, 
 	$(BIN)/python benchmarks/training.py
 
 bench-gpu: .venv/.test      ## the same on a CUDA device, and the kernels alone
-	benchmarks/gpu.sh
+	PYTHON=$(BIN)/python benchmarks/gpu.sh
 
 docs: .venv/.test           ## write the generated tables of README and docs again
 	$(BIN)/python docs/generate.py
