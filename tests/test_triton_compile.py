@@ -1,4 +1,4 @@
-"""Triton's kernels, compiled for GPUs that are not here: nothing is spilled or added by atomics."""
+"""Triton's kernels, compiled for GPUs that are not here: registers, instructions, no atomics."""
 
 from __future__ import annotations
 
