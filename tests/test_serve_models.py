@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -250,22 +251,29 @@ def test_a_process_that_is_killed_takes_nothing_with_it(files, batch):
         assert found == pytest.approx(want, rel=1e-4)
 
 
-def test_a_run_that_is_given_up_leaves_its_answer_to_nobody(files):
-    images = [np.zeros((3, 64, 64), np.float32)] * 3
+def test_a_run_that_is_given_up_leaves_its_answer_and_its_memory_to_nobody(files):
+    """The process stands still until three runs are asked for: the third would take the place of the first."""
+    images = np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    batches = images[:1], images[1:3], images[3:]
+    want = [open_session(files[0]).run(batch) for batch in batches]
 
     async def main():
         one = worker.ProcessWorker(str(files[0]), Compute(devices=("cpu",), threads=1), 0)
         await one.start()
-        first, given_up, last = (asyncio.create_task(one.run(images[:n])) for n in (1, 2, 3))
+        os.kill(one.pid, signal.SIGSTOP)
+        first, given_up, last = (asyncio.create_task(one.run(batch)) for batch in batches)
         await asyncio.sleep(0)
         given_up.cancel()
+        await asyncio.sleep(0.3)
+        os.kill(one.pid, signal.SIGCONT)
         answers = await asyncio.gather(first, given_up, last, return_exceptions=True)
         await one.close()
         return answers
 
     first, given_up, last = asyncio.run(main())
     assert isinstance(given_up, asyncio.CancelledError)
-    assert (len(first), len(last)) == (1, 3)
+    np.testing.assert_allclose(first, want[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(last, want[2], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").exists(), reason="this system does not show its shared memory")

@@ -31,6 +31,7 @@ from swinv2.runtimes import Session, open_session
 from swinv2.serve.settings import Compute
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would copy threads and locks in whatever state they are
+Runs = tuple[Future[np.ndarray] | None, Future[np.ndarray] | None]  # the last but one, the last
 
 
 class WorkerDied(RuntimeError):
@@ -125,7 +126,7 @@ class ProcessWorker(Worker):
         self._hearing = ThreadPoolExecutor(1, thread_name_prefix="swinv2-worker-hearing")
         self._process: Any = None
         self._pipe: Connection | None = None
-        self._run: Future[np.ndarray] | None = None  # the last one
+        self._runs: Runs = (None, None)
         self._blocks: list[SharedMemory | None] = [None, None]  # of the two runs, in turn
         self._turn = 0
 
@@ -138,11 +139,10 @@ class ProcessWorker(Worker):
         return await self._call(self._start)
 
     async def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        asked = self._asking.submit(self._ask, images, self._run)
-        self._run = self._hearing.submit(self._hear, asked)
-        return await asyncio.shield(
-            asyncio.wrap_future(self._run)
-        )  # who gives up leaves no answer in the pipe
+        asked = self._asking.submit(self._ask, images, self._runs)
+        run = self._hearing.submit(self._hear, asked)
+        self._runs = (self._runs[1], run)
+        return await asyncio.shield(asyncio.wrap_future(run))  # who gives up leaves no answer in the pipe
 
     async def close(self) -> None:
         await self._call(self._end)
@@ -184,7 +184,7 @@ class ProcessWorker(Worker):
             code = self._process.exitcode
             raise WorkerDied(f"a worker ended with exit code {code} while it computed ({error})") from None
 
-    def _ask(self, images: Sequence[np.ndarray], before: Future[np.ndarray] | None) -> None:
+    def _ask(self, images: Sequence[np.ndarray], before: Runs) -> None:
         if self._pipe is None:
             raise WorkerDied("the worker is not running")
         shape = (len(images), *images[0].shape)
@@ -195,12 +195,17 @@ class ProcessWorker(Worker):
         del into
         self._pipe.send_bytes(json.dumps({"block": block.name, "shape": shape}).encode())
 
-    def _memory(self, size: int, before: Future[np.ndarray] | None) -> SharedMemory:
-        """A block of at least this many bytes, that of the run before the last where it is large enough."""
+    def _memory(self, size: int, before: Runs) -> SharedMemory:
+        """A block of at least this many bytes, that of the run before the last where it is large enough.
+
+        That run has ended: whoever gave up on it may have asked for others before the process has read it.
+        """
+        earlier, last = before
         if self.takes_two:
             self._turn = 1 - self._turn
+            _end_of(earlier)
         else:
-            _end_of(before)
+            _end_of(last)
         block = self._blocks[self._turn]
         if block is None or block.size < size:
             self._forget(self._turn)
@@ -208,7 +213,7 @@ class ProcessWorker(Worker):
                 block = _allocated(size)
             except RuntimeError:  # there is memory for one, and from now on one run at a time
                 self.takes_two = False
-                _end_of(before)
+                _end_of(last)
                 self._forget(1 - self._turn)
                 block = _allocated(size)
             self._blocks[self._turn] = block
@@ -306,11 +311,11 @@ def _work(pipe: Connection, how: dict[str, Any], cores: list[int]) -> None:
     with suppress(EOFError, OSError):  # the server is gone or does not need us any more
         while session is not None:
             asked = json.loads(pipe.recv_bytes())
-            block = blocks.pop(asked["block"], None) or SharedMemory(asked["block"])
-            blocks[asked["block"]] = block  # in the order of their last use: there are two
-            if len(blocks) > 2:
-                blocks.pop(next(iter(blocks))).close()
             try:
+                block = blocks.pop(asked["block"], None) or SharedMemory(asked["block"])
+                blocks[asked["block"]] = block  # in the order of their last use: there are two
+                if len(blocks) > 2:
+                    blocks.pop(next(iter(blocks))).close()
                 logits = _logits(session, asked["shape"], block)
             except Exception as error:
                 told = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
