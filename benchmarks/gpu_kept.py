@@ -87,7 +87,8 @@ def on_cuda(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
 def register_operators() -> None:
     import swinv2.ops.triton.diagonals
     import swinv2.ops.triton.norm_op
-    import swinv2.ops.triton.op  # noqa: F401
+    import swinv2.ops.triton.op
+    import swinv2.ops.triton.products_op  # noqa: F401
 
 
 def as_with_a_gpu() -> ExitStack:

@@ -1,7 +1,7 @@
-"""Layers at inference and the gradient of the position bias: our kernels against the same in eager mode and compiled.
+"""Layers and the gradient of the position bias: our kernels against the same in eager mode and compiled.
 
-The first layer of an MLP with its GELU, patch merging and embedding, and the sums of diagonals that bring a gradient
-from the position bias to its table.
+At inference the first layer of an MLP with its GELU, patch merging and embedding; in training an MLP forward and
+backward, and the sums of diagonals that bring a gradient from the position bias to its table.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from swinv2.model import Offsets
 from swinv2.ops import position, products
+from swinv2.ops.mlp import mlp
 
 Ways = dict[str, Callable[[], Tensor]]
 
 
 class Case(NamedTuple):
-    """Of kind gelu and merge on a square map, with channels of what goes in; of kind embed an image, with channels of
-    what comes out; of kind diagonals a window, with heads."""
+    """Of kind gelu, mlp and merge on a square map, with channels of what goes in; of kind embed an image, with channels
+    of what comes out; of kind diagonals a window, with heads."""
 
     name: str
     kind: str
@@ -39,6 +40,9 @@ CASES = (
     Case("large at 384, stage 3", "gelu", 64, 24, 768),
     Case("tiny, stage 1, one image", "gelu", 1, 64, 96),
     Case("tiny, stage 4, one image", "gelu", 1, 8, 768),
+    Case("tiny, stage 1", "mlp", 256, 64, 96),
+    Case("tiny, stage 3", "mlp", 256, 16, 384),
+    Case("large at 384, stage 3", "mlp", 12, 24, 768),
     Case("tiny, stage 1", "merge", 256, 64, 96),
     Case("base, stage 2", "merge", 256, 32, 256),
     Case("large at 384, stage 1", "merge", 32, 96, 192),
@@ -52,6 +56,7 @@ CASES = (
 )
 DRY = (
     Case("one", "gelu", 1, 8, 32),
+    Case("one", "mlp", 1, 8, 32),
     Case("one", "merge", 1, 7, 32),
     Case("one", "embed", 1, 13, 32),
     Case("one", "diagonals", 1, 4, 2),
@@ -89,6 +94,28 @@ def gelu(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor,
     )
     flops = 2 * x.numel() * layer.out_features
     return ways, exact, flops, 2 * (x.numel() + exact.numel() + layer.weight.numel())
+
+
+def mlp_step(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    """Forward and backward; the result is the gradient of what goes in."""
+    x, hidden = tokens(case, device), 4 * case.channels
+    pair = nn.Linear(case.channels, hidden).to(device), nn.Linear(hidden, case.channels).to(device)
+
+    def step(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, backend: str) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out = mlp(x, fc1, fc2, backend=backend)
+            of_x, *_ = torch.autograd.grad(
+                out, [x, *fc1.parameters(), *fc2.parameters()], torch.ones_like(out)
+            )
+        return of_x
+
+    exact = step(x.double(), *(copy_of(layer) for layer in pair), "eager")
+    for layer in pair:
+        layer.bfloat16()
+    flops = 6 * 2 * x.numel() * hidden
+    values = 6 * x.numel() + 8 * x.numel() // case.channels * hidden  # that six products read and write
+    return ways_of(step, compiler, x, *pair), exact, flops, 2 * values
 
 
 def merge(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
@@ -137,7 +164,7 @@ def ways_of(run: Callable[..., Tensor], compiler: str, x: Tensor, *given: Any) -
     }
 
 
-KINDS = {"gelu": gelu, "merge": merge, "embed": embed, "diagonals": diagonals}
+KINDS = {"gelu": gelu, "mlp": mlp_step, "merge": merge, "embed": embed, "diagonals": diagonals}
 
 
 def tokens(case: Case, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers for the tests of products with GELU, of patch merging and embedding, in Triton's interpreter and on a GPU."""
+"""Layers for the tests of kernels with products, in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from swinv2.ops.mlp import mlp
 
 # images, map, channels: odd sides, one token, tiles of the norm narrow, wide and too wide
 MERGED = [
@@ -77,3 +79,26 @@ def assert_products_at_most_twice_eager(run: Callable[..., Tensor], x: Tensor, *
     assert (found.shape, found.dtype) == (eager.shape, eager.dtype)
     ours, theirs = ((values.double() - wanted).norm() / wanted.norm() for values in (found, eager))
     assert ours <= max(2 * theirs, FLOOR[x.dtype]), (ours, theirs)
+
+
+def mlp_with_gradients(x: Tensor, fc1: nn.Module, fc2: nn.Module, backend: str) -> list[Tensor]:
+    """The result, and the gradients of x and of both weights and biases."""
+    leaves = [x.detach().requires_grad_(), *fc1.parameters(), *fc2.parameters()]
+    out = mlp(leaves[0], fc1, fc2, backend=backend)
+    grad = filled(*out.shape, dtype=torch.float32, seed=5).to(x.dtype).to(out)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def assert_mlp_at_most_twice_eager(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> None:
+    """The result and every gradient, over memory that nobody has written to and that holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = mlp_with_gradients(x, fc1, fc2, "triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    eager = mlp_with_gradients(x, fc1, fc2, "eager")
+    exact = mlp_with_gradients(x.double(), *(copy.deepcopy(layer).double() for layer in (fc1, fc2)), "eager")
+    for ours, theirs, wanted in zip(found, eager, exact, strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        off, eager_off = ((values.double() - wanted).norm() / wanted.norm() for values in (ours, theirs))
+        assert off <= max(2 * eager_off, FLOOR[x.dtype]), (off, eager_off)

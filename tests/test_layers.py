@@ -60,7 +60,7 @@ BELOW = {  # nouns without torch
     "options":        "verbs",
 }  # fmt: skip
 ABOVE = {  # nouns that need torch
-    "ops":            "config",
+    "ops":            "config linear",
     "linear":         "",
     "model":          "artifact config counts linear ops",
     "fold":           "config linear model ops verbs",

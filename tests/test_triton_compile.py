@@ -167,12 +167,18 @@ def test_a_logit_takes_few_enough_instructions(window):
     assert needed <= has_time_for * 0.6, f"{needed * 32:.1f} of a thread"
 
 
-def test_a_gelu_takes_few_instructions():
-    """With erf they are 38 a number, product and store included, and take longer than memory brings and takes it."""
+def test_a_gelu_and_the_way_back_take_few_instructions():
+    """With erf one takes 38 a number, product and store included, longer than memory brings and takes it."""
     sizes = products_op.tile(torch.bfloat16, 1 << 20, 384, 96)
     constants = products_op.constants(sizes, torch.bfloat16, 384, 96)
-    made = compiled(products.linear_gelu, constants, {"x", "weight", "bias", "out"}, torch.bfloat16, 90)
-    assert made.instructions * made.warps * 32 / (sizes.tokens * sizes.width) <= 18
+    maps = {"x", "weight", "bias", "out", "sums", "grad", "dsums"}
+    for kernel, own, most in (
+        (products.linear_gelu, {"KEEP_SUMS": False}, 18),
+        (products.linear_gelu, {"KEEP_SUMS": True}, 19),
+        (products.of_sums, {}, 26),
+    ):
+        made = compiled(kernel, constants | own, maps, torch.bfloat16, 90)
+        assert made.instructions * made.warps * 32 / (sizes.tokens * sizes.width) <= most
 
 
 @pytest.mark.parametrize("channels", [96, pytest.param(1536, marks=pytest.mark.slow)])
@@ -208,7 +214,7 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("channels", "dtype", "capability"), PRODUCTS)
 def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability):
-    maps = {"x", "image", "weight", "bias", "scale", "shift", "out"}
+    maps = {"x", "image", "weight", "bias", "scale", "shift", "out", "sums", "grad", "dsums"}
     outs, norms = 2 * channels, products_op.can_norm(2 * channels)
     sizes = products_op.tile(dtype, 1 << 20, outs, channels, norms=norms)
     constants = products_op.constants(sizes, dtype, outs, channels) | {"NORMS": norms, "eps": 1e-5}
@@ -216,7 +222,9 @@ def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability
     for tokens in (1 << 20, 64):
         sizes = products_op.tile(dtype, tokens, 4 * channels, channels)
         constants = products_op.constants(sizes, dtype, 4 * channels, channels)
-        wanted.append((f"GELU of {tokens} tokens", products.linear_gelu, constants))
+        keeping = constants | {"KEEP_SUMS": tokens > 64}  # in training
+        wanted.append((f"GELU of {tokens} tokens", products.linear_gelu, keeping))
+        wanted.append((f"the way back of {tokens} tokens", products.of_sums, constants))
     sizes = products_op.patch_tile(dtype, 1 << 20, channels, 4, norms=products_op.can_norm(channels))
     constants = products_op.constants(sizes, dtype, channels, 3)
     constants |= {"NORMS": products_op.can_norm(channels), "SIDE": 4, "eps": 1e-5}
@@ -225,6 +233,7 @@ def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability
         made = compiled(kernel, constants, maps, dtype, capability)
         assert made.spilled <= SOME, f"{name} spills {made.spilled} bytes with {made.registers} registers"
         assert made.shared <= SHARED[capability], (name, made.shared)
+        assert not re.search(r"\b(atom|red)\.", made.ptx), f"{name} adds in any order"
         if dtype != torch.float32:
             # Those of Hopper take 64 tokens at least.
             units = "wgmma" if capability == 90 and constants["TOKENS"] >= 64 else "mma.sync"

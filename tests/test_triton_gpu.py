@@ -14,6 +14,7 @@ from conftest import SMALL, randomized
 from products import (
     EMBEDDED,
     MERGED,
+    assert_mlp_at_most_twice_eager,
     assert_products_at_most_twice_eager,
     convolution,
     filled,
@@ -25,7 +26,7 @@ from swinv2.artifact import Record
 from swinv2.float8 import Float8Linear, rounded
 from swinv2.fold import fold
 from swinv2.model import Offsets, SwinV2, create_model
-from swinv2.ops import choose, position, products, triton, window_attention
+from swinv2.ops import choose, mlp, position, products, triton, window_attention
 from swinv2.preprocess import Preprocess
 from swinv2.runtimes import Options, pt2
 from swinv2.runtimes.graphs import SIZES
@@ -263,6 +264,19 @@ def test_gelu_of_a_product_errs_at_most_twice_eager(channels, tokens, dtype):
     layer = linear(channels, 4 * channels, dtype, bias=True, device="cuda")
     assert products.is_chosen(products.GELU, x, layer) == (dtype != torch.float32)
     assert_products_at_most_twice_eager(products.linear_gelu, x, layer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 64, 1000, 40_000])
+@pytest.mark.parametrize("channels", [40, 96, 192, 768])
+def test_an_mlp_and_its_gradients_err_at_most_twice_eager(channels, tokens, dtype):
+    x = filled(tokens, channels, dtype=dtype, device="cuda")
+    pair = [
+        linear(*sides, dtype, bias=True, device="cuda").requires_grad_()
+        for sides in ((channels, 4 * channels), (4 * channels, channels))
+    ]
+    assert mlp.is_chosen(x, *pair) == (dtype != torch.float32)
+    assert_mlp_at_most_twice_eager(x, *pair)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

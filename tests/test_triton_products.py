@@ -163,7 +163,7 @@ def test_operators_keep_what_they_promise():
     assert refusal("cpu", None) is None  # and they are registered
     layer, norm = linear(32, 48, torch.float32, bias=True), layer_norm(64, torch.float32)
     torch.library.opcheck(
-        torch.ops.swinv2.linear_gelu.default, (torch.randn(2, 3, 32), layer.weight, layer.bias)
+        torch.ops.swinv2.linear_gelu.default, (torch.randn(2, 3, 32), layer.weight, layer.bias, False)
     )
     x, weight = torch.randn(2, 3, 5, 32), linear(128, 64, torch.float32, bias=False).weight
     for given in ((norm.weight, norm.bias), (None, None)):

@@ -16,7 +16,6 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +24,7 @@ from swinv2.config import VARIANTS, Pair, Stage, SwinV2Config, pair, resolve
 from swinv2.counts import CPB_HIDDEN, has_extra_norm
 from swinv2.linear import Linear, linear
 from swinv2.ops import position, window_attention
+from swinv2.ops.mlp import mlp
 from swinv2.ops.products import merge_patches, pad_to_multiple
 from swinv2.ops.residual import add_norm
 
@@ -134,7 +134,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return mlp(x, self.fc1, self.fc2)
 
 
 class Block(nn.Module):

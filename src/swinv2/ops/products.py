@@ -13,20 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swinv2.linear import Linear
 from swinv2.ops import triton
 
 
 class Needs(NamedTuple):
-    """The layer whose product a kernel computes."""
+    """The layer whose product a kernel computes. One of these types and no other: another one may do more."""
 
-    kind: type[nn.Linear] | type[nn.Conv2d]
+    types: tuple[type[nn.Module], ...]
     bias: bool
     words: str
 
 
-GELU = Needs(nn.Linear, True, "an nn.Linear with a bias")
-MERGE = Needs(nn.Linear, False, "an nn.Linear without a bias")
-EMBED = Needs(nn.Conv2d, True, "an nn.Conv2d with a bias, square and as wide as its stride")
+GELU = Needs((nn.Linear, Linear), True, "an nn.Linear with a bias")
+MERGE = Needs((nn.Linear, Linear), False, "an nn.Linear without a bias")
+EMBED = Needs((nn.Conv2d,), True, "an nn.Conv2d with a bias, square and as wide as its stride")
 
 
 def linear_gelu(x: Tensor, layer: nn.Module, *, backend: str | None = None) -> Tensor:
@@ -38,7 +39,8 @@ def linear_gelu(x: Tensor, layer: nn.Module, *, backend: str | None = None) -> T
     """
     if _backend(backend, GELU, x, layer) == "eager":
         return F.gelu(layer(x))
-    return torch.ops.swinv2.linear_gelu(x.contiguous(), layer.weight, layer.bias)  # type: ignore[no-any-return]
+    out, _ = torch.ops.swinv2.linear_gelu(x.contiguous(), layer.weight, layer.bias, False)
+    return out  # type: ignore[no-any-return]
 
 
 def merge(x: Tensor, reduction: nn.Module, norm: nn.Module, *, backend: str | None = None) -> Tensor:
@@ -102,11 +104,17 @@ def _backend(named: str | None, needs: Needs, x: Tensor, *layers: nn.Module) -> 
 
 def is_chosen(needs: Needs, x: Tensor, *layers: nn.Module) -> bool:
     """Whether our kernels compute where nobody names a back end."""
-    if not (triton.IS_CHOSEN and x.is_cuda) or torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return False
-    # Without tensor cores the product takes so long that what it saves of memory's time is nothing.
-    fast = x.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
-    return fast and unsupported(needs, x, *layers) is None
+    return may_choose(x) and is_fast(x.dtype) and unsupported(needs, x, *layers) is None
+
+
+def may_choose(x: Tensor) -> bool:
+    """Whether anybody chooses our kernels where x is."""
+    return triton.IS_CHOSEN and x.is_cuda and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
+
+
+def is_fast(dtype: torch.dtype) -> bool:
+    """Without tensor cores a product takes so long that what our kernels save of memory's time is nothing."""
+    return dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
 
 
 def unsupported(needs: Needs, x: Tensor, *layers: nn.Module) -> str | None:
@@ -114,11 +122,10 @@ def unsupported(needs: Needs, x: Tensor, *layers: nn.Module) -> str | None:
         return f"needs torch.float32, bfloat16 or float16, got {x.dtype}"
     if torch.is_autocast_enabled(x.device.type):
         return "autocast is on"
-    first = layers[0]
-    if not isinstance(first, needs.kind) or (first.bias is None) == needs.bias or not _is_of_patches(first):
-        return f"needs {needs.words}, got {first}"
+    if why := is_other_than(needs, layers[0]):
+        return why
     for layer in layers:
-        if layer._forward_hooks or layer._forward_pre_hooks:
+        if is_watched(layer):
             return "somebody watches a layer alone"
         for weight in layer.parameters():
             if weight.dtype != x.dtype:
@@ -128,6 +135,18 @@ def unsupported(needs: Needs, x: Tensor, *layers: nn.Module) -> str | None:
     if torch.is_grad_enabled() and x.requires_grad:
         return "has no gradients: use torch.no_grad()"
     return triton.refusal(x.device.type, x.device.index)
+
+
+def is_other_than(needs: Needs, layer: nn.Module) -> str | None:
+    """Why the product of a layer is not what a kernel computes, in words."""
+    if type(layer) in needs.types and (layer.bias is not None) == needs.bias and _is_of_patches(layer):
+        return None
+    return f"needs {needs.words}, got {layer}"
+
+
+def is_watched(layer: nn.Module) -> bool:
+    """Whether it has hooks, which want to see the layer itself run."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _is_of_patches(layer: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The kernels of products.py on tensors: tile sizes, and as operators of PyTorch for inference."""
+"""The kernels of products.py on tensors: tile sizes, and as operators of PyTorch."""
 
 from __future__ import annotations
 
@@ -75,21 +75,47 @@ def constants(sizes: Tile, dtype: torch.dtype, outs: int, ins: int) -> dict[str,
 
 
 @torch.library.custom_op("swinv2::linear_gelu", mutates_args=())
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [..., C], weight [outs, C] and bias [outs], contiguous and of one dtype -> [..., outs]."""
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, keep_sums: bool) -> tuple[Tensor, Tensor]:
+    """x [..., C], weight [outs, C] and bias [outs], contiguous and of one dtype -> [..., outs], and what GELU was taken
+    of where it is to be kept."""
     outs, ins = weight.shape
-    tokens, out = x.numel() // ins, x.new_empty(*x.shape[:-1], outs)
+    tokens, (out, sums) = x.numel() // ins, _activated(x, weight, keep_sums)
     sizes = tile(x.dtype, tokens, outs, ins)
     with device_of(x):
         products.linear_gelu[_grid(tokens, outs, sizes)](
-            x, weight, bias, out, tokens, **constants(sizes, x.dtype, outs, ins)
+            x, weight, bias, out, sums, tokens, KEEP_SUMS=keep_sums, **constants(sizes, x.dtype, outs, ins)
         )
-    return out
+    return out, sums
 
 
 @linear_gelu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _(x: Tensor, weight: Tensor, bias: Tensor, keep_sums: bool) -> tuple[Tensor, Tensor]:
+    return _activated(x, weight, keep_sums)
+
+
+def _activated(x: Tensor, weight: Tensor, keep_sums: bool) -> tuple[Tensor, Tensor]:
+    shape = (*x.shape[:-1], weight.shape[0])
+    return x.new_empty(shape), x.new_empty(shape if keep_sums else 0)
+
+
+@torch.library.custom_op("swinv2::linear_gelu_backward", mutates_args=())
+def linear_gelu_backward(grad: Tensor, weight: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """grad [..., C] of the layer after GELU, its weight [C, outs] and sums [..., outs], contiguous and of one dtype ->
+    the gradients of sums and of the bias [outs] in them."""
+    ins, outs = weight.shape
+    tokens, dsums = grad.numel() // ins, torch.empty_like(sums)
+    sizes = tile(grad.dtype, tokens, outs, ins)
+    dbias = grad.new_empty(triton.cdiv(tokens, sizes.tokens), outs, dtype=torch.float32)
+    with device_of(grad):
+        products.of_sums[_grid(tokens, outs, sizes)](
+            grad, weight, sums, dsums, dbias, tokens, **constants(sizes, grad.dtype, outs, ins)
+        )
+    return dsums, dbias.sum(0).to(grad.dtype)
+
+
+@linear_gelu_backward.register_fake
+def _(grad: Tensor, weight: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(sums), grad.new_empty(weight.shape[1])
 
 
 @torch.library.custom_op("swinv2::merge", mutates_args=())
