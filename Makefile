@@ -20,7 +20,7 @@ demo: .venv/.train          ## train, evaluate and predict on an embedded data s
 # Native runtimes in one process share names and threads, and some crash beside others: a process each, the longest first.
 # Triton is imported for its interpreter or for a device, once a process.
 NATIVE := every_format executorch pt2 triton_attention export_triton quantize+quantize_parts benchmark+benchmark_compare \
-          triton_model+triton_norm+triton_diagonals+triton_products+triton_rounding onnx+onnx_session coreml openvino \
+          triton_model+triton_norm+triton_diagonals+triton_products+triton_rounding+triton_mlp onnx+onnx_session coreml openvino \
           torchscript litert ncnn triton_package triton_compile xnnpack paddle tensorrt mnn engine_exports
 files   = $(patsubst %,tests/test_%.py,$(subst +, ,$(1)))
 

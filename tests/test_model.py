@@ -262,6 +262,21 @@ def test_checkpointing_changes_memory_not_gradients(small):
         torch.testing.assert_close(recomputed, plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_sum_that_runs_through_the_blocks_has_the_dtype_that_is_asked_for(small, dtype):
+    """The other one than autocast would give it: a CPU's keeps bfloat16, a GPU's float32."""
+    found = set()
+    for block in small.train().blocks():
+        block.register_forward_hook(lambda block, args, out: found.update((args[0].dtype, out.dtype)))
+    small.residual = dtype
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = small(images)
+    out.float().square().sum().backward()
+    assert found == {dtype}
+    assert {p.grad.dtype for p in small.parameters()} == {torch.float32}
+
+
 def test_back_ends_agree_in_the_network(small):
     x, outs = torch.randn(2, 3, 50, 70), []
     for backend in ("reference", "sdpa", "matmul", None):

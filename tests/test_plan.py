@@ -144,6 +144,14 @@ def test_a_gpu_keeps_no_scores_of_large_windows():
     assert peak(large, replace(load, kind="cuda")).activations < 0.6 * peak(large, load).activations
 
 
+def test_a_gpu_has_half_the_residual_stream_where_all_is_bf16():
+    load = Load(8, (256, 256), precision="bf16", kind="cuda", checkpointing=True)  # which keeps nothing else
+    mixed, pure = peak(BASE, load), peak(BASE, replace(load, precision="bf16_all"))
+    assert 0.5 < pure.activations / mixed.activations < 0.9
+    on_cpu = replace(load, kind="cpu")
+    assert peak(BASE, on_cpu) == peak(BASE, replace(on_cpu, precision="bf16_all"))
+
+
 # ---------------------------------------------------------------- a plan
 
 

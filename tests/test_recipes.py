@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import SMALL
 
@@ -222,6 +223,13 @@ def test_the_network_drops_what_the_settled_recipe_says():
     rates = [block.drop_path for block in network.blocks()]
     assert (settled.drop_path, network.config.drop_path, network.checkpointing) == (0.1, 0.1, True)
     assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
+
+
+def test_the_network_has_a_residual_stream_in_bf16_where_all_is():
+    network = SwinV2(replace(SMALL, num_classes=3))
+    for precision, residual in (("bf16_all", torch.bfloat16), ("bf16", None), ("fp32", None)):
+        settle(network, Recipe(precision=precision), pictures((0, 1, 2) * 20))
+        assert network.residual is residual
 
 
 def test_a_new_head_of_yes_and_no_starts_with_how_often_each_class_is_there():

@@ -270,6 +270,7 @@ def test_the_optimizer_groups_are_printed(photos, capsys):
     "changes",
     [
         {"precision": "bf16"},
+        {"precision": "bf16_all"},
         {"augment": "photo"},
         {"augment": "none"},
         {"mixup": 0.8, "cutmix": 1.0, "batch_size": 7},

@@ -103,6 +103,24 @@ def test_under_autocast_the_sum_is_float32_as_that_of_layer_norm():
     torch.testing.assert_close(ours, eager.float(), rtol=1e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("drops", [False, True], ids=["all", "some left out"])
+@pytest.mark.parametrize(
+    "dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
+)
+def test_the_result_has_the_dtype_of_what_is_added_to(dtypes, drops):
+    inputs = case(2, (3, 5), 32)
+    inputs |= {name: inputs[name].to(dtype) for name, dtype in zip(("x", "branch"), dtypes, strict=True)}
+    inputs["keep"] = torch.tensor([0.0, 1.25]) if drops else None
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_gradients(inputs, "triton")
+    assert [values.dtype for values in found] == [dtypes[0], *dtypes, torch.float32, torch.float32]
+    with torch.autocast("cpu", torch.bfloat16):
+        eager = with_gradients(inputs, "eager")
+    for ours, theirs, wanted in zip(found, eager, exact(inputs), strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert (ours.double() - wanted).norm() <= 1e-2 * wanted.norm().clamp_min(1)
+
+
 @pytest.mark.filterwarnings("ignore")  # of the checks themselves
 def test_operators_keep_what_they_promise():
     assert refusal("cpu", None) is None  # and they are registered
@@ -110,9 +128,9 @@ def test_operators_keep_what_they_promise():
     weight, bias = inputs["norm"].weight, inputs["norm"].bias
     leaves = [inputs["x"].requires_grad_(), inputs["branch"].requires_grad_(), weight, bias]
     keep = torch.tensor([0.0, 1.25])
-    torch.library.opcheck(torch.ops.swinv2.add_norm.default, (*leaves, keep, 1e-5, torch.float32, True))
+    torch.library.opcheck(torch.ops.swinv2.add_norm.default, (*leaves, keep, 1e-5, True))
     leaves = [leaf.detach() for leaf in leaves]
-    out, *sums = torch.ops.swinv2.add_norm(*leaves, keep, 1e-5, torch.float32, True)
+    out, *sums = torch.ops.swinv2.add_norm(*leaves, keep, 1e-5, True)
     torch.library.opcheck(torch.ops.swinv2.add_norm_backward.default, (out, *leaves[1:3], keep, *sums))
 
 

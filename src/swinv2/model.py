@@ -207,6 +207,8 @@ class SwinV2(nn.Module):
         feature_info: name, stride and channels of every map that features() returns.
         backend: attention back end by name; None chooses (swinv2.ops).
         checkpointing: recompute blocks in the backward pass to save memory.
+        residual: dtype of the sum that runs through the blocks. None is that of the norms: under autocast float32 on a
+            GPU. bfloat16 is for autocast to bfloat16.
     """
 
     def __init__(self, config: SwinV2Config):
@@ -214,6 +216,7 @@ class SwinV2(nn.Module):
         self.config, self.record = config, None
         self.backend: str | None = None
         self.checkpointing = False
+        self.residual: torch.dtype | None = None
         stages = config.stages(*config.image_size)
         rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()
         self.patch_embed = PatchEmbed(config)
@@ -261,7 +264,7 @@ class SwinV2(nn.Module):
         """stage_outputs() of tokens [B, H/4, W/4, C] that are embedded already."""
         for layer, stage in zip(self.layers, stages, strict=True):
             run = partial(self._blocks, layer, stage, Offsets.of(stage, x))  # type: ignore[arg-type]
-            x = in_parts(run, x, stage)
+            x = in_parts(run, x if self.residual is None else x.to(self.residual), stage)
             yield x
             x = layer.downsample(x) if layer.downsample is not None else x  # type: ignore[operator]
 

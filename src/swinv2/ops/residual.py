@@ -16,7 +16,7 @@ MOST_CHANNELS = 8192  # of a token, which one program holds whole
 def add_norm(
     x: Tensor, branch: Tensor, norm: nn.Module, keep: Tensor | None = None, *, backend: str | None = None
 ) -> Tensor:
-    """x + norm(branch), or x + norm(branch) * keep.
+    """x + norm(branch), or x + norm(branch) * keep, in the dtype of x.
 
     Args:
         x, branch: [B, H, W, C].
@@ -29,18 +29,16 @@ def add_norm(
         backend = "triton" if triton.IS_CHOSEN and by_itself and not unsupported(x, branch, norm) else "eager"
     if backend == "eager":
         branch = norm(branch)
-        return (
-            x + branch if keep is None else torch.addcmul(x, branch, keep.to(branch.dtype).view(-1, 1, 1, 1))
-        )
+        if keep is None:
+            return (x + branch).to(x.dtype)
+        return torch.addcmul(x, branch, keep.to(branch.dtype).view(-1, 1, 1, 1)).to(x.dtype)
     if why := unsupported(x, branch, norm):
         raise ValueError(f"residual back end triton cannot run this: {why}")
     assert isinstance(norm, nn.LayerNorm)
-    autocast = torch.is_autocast_enabled(x.device.type)  # LayerNorm then answers in float32
-    dtype = torch.promote_types(x.dtype, torch.float32 if autocast else branch.dtype)
     leaves = (x, branch, norm.weight, norm.bias)
     needs_grad = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     out, _, _ = torch.ops.swinv2.add_norm(
-        x.contiguous(), branch.contiguous(), norm.weight, norm.bias, keep, norm.eps, dtype, needs_grad
+        x.contiguous(), branch.contiguous(), norm.weight, norm.bias, keep, norm.eps, needs_grad
     )
     return out
 

@@ -16,12 +16,12 @@ from swinv2 import world
 from swinv2.data.loader import Batch
 from swinv2.runtimes.torch import unsupported
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"bf16": torch.bfloat16, "bf16_all": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and a precision: "fp32", or "bf16" and "fp16" by autocast."""
+    """A device and a precision: "fp32", or "bf16", "bf16_all" and "fp16" by autocast."""
 
     device: torch.device
     precision: str

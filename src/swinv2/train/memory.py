@@ -54,7 +54,7 @@ class Load:
     Args:
         images: pictures of a micro batch in this process.
         size: of the pictures, in pixels.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "bf16_all" or "fp16".
         kind: of the device: "cpu", "cuda", "mps".
         frozen: parts of the network that keep their weights: 0 none, 1 the patch embedding, 2 also stage 1, ...
         teacher: parameters of the model to learn from.
@@ -79,7 +79,7 @@ class Load:
     @property
     def stream(self) -> int:
         """Bytes of the residual stream: autocast normalises in float32 on a GPU, and in its own type on a CPU."""
-        return self.half if self.kind == "cpu" else FLOAT
+        return self.half if self.kind == "cpu" or self.precision == "bf16_all" else FLOAT
 
     @property
     def normed(self) -> int:

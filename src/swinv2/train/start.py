@@ -52,6 +52,7 @@ def settle(network: SwinV2, recipe: Recipe, train: Split) -> Settled:
     if settled.drop_path is not None:
         network.set_drop_path(settled.drop_path)
     network.checkpointing = settled.checkpointing
+    network.residual = torch.bfloat16 if settled.precision == "bf16_all" else None
     is_new = network.record is None or not network.record.classes
     if is_new and Loss.of(settled, train).is_binary and isinstance(network.head, nn.Linear):
         # Each class starts as likely as it is: from one half, the first steps only learn that most answers are no.

@@ -22,12 +22,12 @@ def tile(channels: int) -> dict[str, int]:
 
 @torch.library.custom_op("swinv2::add_norm", mutates_args=())
 def add_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, keep: Tensor | None, eps: float, dtype: torch.dtype,
+    x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, keep: Tensor | None, eps: float,
     keep_sums: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """x, branch [B, ..., C] and keep [B], all contiguous -> out in dtype, means and 1 / deviations of the tokens."""
+    """x, branch [B, ..., C] and keep [B], all contiguous -> out, means and 1 / deviations of the tokens."""
     sizes, tokens = tile(x.shape[-1]), x.numel() // x.shape[-1]
-    out = torch.empty_like(x, dtype=dtype)
+    out = torch.empty_like(x)
     means, inverses = (x.new_empty(tokens if keep_sums else 0, dtype=torch.float32) for _ in range(2))
     with device_of(x):
         norm.add[(triton.cdiv(tokens, sizes["TOKENS"]),)](
@@ -39,12 +39,12 @@ def add_norm(
 
 @add_norm.register_fake
 def _(
-    x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, keep: Tensor | None, eps: float, dtype: torch.dtype,
+    x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, keep: Tensor | None, eps: float,
     keep_sums: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     tokens = x.numel() // x.shape[-1] if keep_sums else 0
     means, inverses = (x.new_empty(tokens, dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(x, dtype=dtype), means, inverses
+    return torch.empty_like(x), means, inverses
 
 
 @torch.library.custom_op("swinv2::add_norm_backward", mutates_args=())
@@ -73,18 +73,17 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, branch, weight, _, keep, _, _, keep_sums = inputs
+    _, branch, weight, _, keep, _, keep_sums = inputs
     assert keep_sums, "gradients need means and deviations"
-    ctx.dtype = x.dtype
     ctx.save_for_backward(branch, weight, keep, *output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 8
+        return (None,) * 7
     of_others = torch.ops.swinv2.add_norm_backward(grad, *ctx.saved_tensors)
-    return grad.to(ctx.dtype), *of_others, None, None, None, None
+    return grad, *of_others, None, None, None
 
 
 add_norm.register_autograd(_backward, setup_context=_keep)

@@ -58,8 +58,9 @@ class Recipe:
         label_smoothing: share of the target that is spread over all classes.
         drop_path: rate of dropped residual branches in the last block; default is what the architecture says,
             less for a short fine-tune.
-        precision: fp32, bf16 (autocast), fp16 (autocast with loss scaling), or auto, which is bf16 on devices
-            that have it and fp32 on a CPU.
+        precision: fp32, bf16 (autocast), fp16 (autocast with loss scaling), bf16_all (bf16 between the blocks
+            too, where autocast on a GPU has fp32), or auto, which is bf16 on devices that have it and fp32 on a
+            CPU.
         compile: compile the network with torch.compile.
         checkpointing: compute blocks again in the backward pass, to save memory.
         augment: photo crops, flips and recolours as the paper does; small moves and turns whole pictures a
@@ -116,7 +117,7 @@ class Recipe:
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = 0.1
     drop_path: float | None = None
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "bf16_all"] = "auto"
     compile: bool = False
     checkpointing: bool = False
     augment: Literal["photo", "small", "none"] = "photo"
