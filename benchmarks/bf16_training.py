@@ -1,4 +1,4 @@
-"""What bfloat16 does to training: the same runs in float32, with a residual stream in float32, and in bfloat16 throughout.
+"""What bfloat16 does to training: runs in float32, with a residual stream in float32, and in bfloat16 throughout.
 
     python benchmarks/bf16_training.py digits [--seeds 3] [--recipe scratch_small] [--image-size 32]
 

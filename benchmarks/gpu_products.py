@@ -1,7 +1,7 @@
 """Layers and the gradient of the position bias: our kernels against the same in eager mode and compiled.
 
-At inference the first layer of an MLP with its GELU, patch merging and embedding; in training an MLP forward and
-backward, and the sums of diagonals that bring a gradient from the position bias to its table.
+At inference the two layers of an MLP with what follows them, patch merging and embedding; in training an MLP forward
+and backward, and the sums of diagonals that bring a gradient from the position bias to its table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from swinv2.model import Offsets
 from swinv2.ops import position, products
 from swinv2.ops.mlp import mlp
+from swinv2.ops.residual import add_norm
 
 Ways = dict[str, Callable[[], Tensor]]
 
 
 class Case(NamedTuple):
-    """Of kind gelu, mlp and merge on a square map, with channels of what goes in; of kind embed an image, with channels
-    of what comes out; of kind diagonals a window, with heads."""
+    """Of kind gelu, mlp and merge on a square map, with channels of what goes in, of kind branch with those of what
+    comes out; of kind embed an image, with channels of what comes out; of kind diagonals a window, with heads."""
 
     name: str
     kind: str
@@ -40,6 +41,10 @@ CASES = (
     Case("large at 384, stage 3", "gelu", 64, 24, 768),
     Case("tiny, stage 1, one image", "gelu", 1, 64, 96),
     Case("tiny, stage 4, one image", "gelu", 1, 8, 768),
+    Case("tiny, stage 1", "branch", 256, 64, 96),
+    Case("tiny, stage 2", "branch", 256, 32, 192),
+    Case("base, stage 2", "branch", 256, 32, 256),
+    Case("tiny, stage 1, one image", "branch", 1, 64, 96),
     Case("tiny, stage 1", "mlp", 256, 64, 96),
     Case("tiny, stage 3", "mlp", 256, 16, 384),
     Case("large at 384, stage 3", "mlp", 12, 24, 768),
@@ -56,6 +61,7 @@ CASES = (
 )
 DRY = (
     Case("one", "gelu", 1, 8, 32),
+    Case("one", "branch", 1, 8, 32),
     Case("one", "mlp", 1, 8, 32),
     Case("one", "merge", 1, 7, 32),
     Case("one", "embed", 1, 13, 32),
@@ -118,6 +124,25 @@ def mlp_step(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Ten
     return ways_of(step, compiler, x, *pair), exact, flops, 2 * values
 
 
+def branch(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
+    """The end of an MLP: its last layer, the norm, and the sum."""
+    x, ins = tokens(case, device), 4 * case.channels
+    inner = torch.randn(*x.shape[:-1], ins, device=device).bfloat16()
+    layer, norm = nn.Linear(ins, case.channels).to(device), nn.LayerNorm(case.channels).to(device)
+
+    def run(x: Tensor, inner: Tensor, layer: nn.Module, norm: nn.Module, backend: str) -> Tensor:
+        if backend == "separate":  # the library's product, and our kernel of the rest
+            return add_norm(x, layer(inner), norm, backend="triton")
+        return products.add_normed(x, inner, layer, norm, backend=backend)
+
+    exact = run(x.double(), inner.double(), copy_of(layer), copy_of(norm), "eager")
+    layer.bfloat16(), norm.bfloat16()
+    ways = ways_of(run, compiler, x, inner, layer, norm)
+    ways["separate"] = lambda: run(x, inner, layer, norm, "separate")
+    values = 2 * x.numel() + inner.numel() + layer.weight.numel()
+    return ways, exact, 2 * x.numel() * ins, 2 * values
+
+
 def merge(case: Case, device: torch.device, compiler: str) -> tuple[Ways, Tensor, int, int]:
     x = tokens(case, device)
     reduction = nn.Linear(4 * case.channels, 2 * case.channels, bias=False).to(device)
@@ -164,7 +189,14 @@ def ways_of(run: Callable[..., Tensor], compiler: str, x: Tensor, *given: Any) -
     }
 
 
-KINDS = {"gelu": gelu, "mlp": mlp_step, "merge": merge, "embed": embed, "diagonals": diagonals}
+KINDS = {
+    "gelu": gelu,
+    "branch": branch,
+    "mlp": mlp_step,
+    "merge": merge,
+    "embed": embed,
+    "diagonals": diagonals,
+}
 
 
 def tokens(case: Case, device: torch.device) -> Tensor:
@@ -187,12 +219,15 @@ def sweep(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]
         return []
     way, rows = KINDS[case.kind](case, device, "aot_eager")[0]["triton"], []
     outs = {"merge": 2 * case.channels, "embed": case.channels}.get(case.kind)
-    normed = outs is not None and products_op.can_norm(outs)
-    table = products_op.NORMED if normed else products_op.TILES
-    sides = ((32, 512), (64, 512)) if normed else ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
+    if case.kind == "branch":
+        table, sides = products_op.ADDED, ((32, 256), (64, 256), (128, 256))
+    elif outs is not None and products_op.can_norm(outs):
+        table, sides = products_op.NORMED, ((32, 512), (64, 512))
+    else:
+        table, sides = products_op.TILES, ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
     depths = (16,) if case.kind == "embed" else (32, 64)  # a step takes one colour of a patch
     for size in [Tile(*tile, depth, warps, stages) for tile in sides
-                 for depth in depths for warps in (4, 8) for stages in (2, 3, 4)]:  # fmt: skip
+                 for depth in depths for warps in (4, 8, 16) for stages in (2, 3, 4)]:  # fmt: skip
         kept = dict(table)
         table.update(dict.fromkeys(table, size))
         try:

@@ -35,7 +35,14 @@ def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
     (kernel,) = result["kernels"]
     assert set(kernel["forward"]["median_ms"]) == {"eager", "sdpa", "compiled", "flex", "triton"}
     assert {"eager", "sdpa", "compiled", "triton"} <= set(kernel["training"]["median_ms"])
-    assert [row["kind"] for row in result["products"]] == ["gelu", "mlp", "merge", "embed", "diagonals"]
+    assert [row["kind"] for row in result["products"]] == [
+        "gelu",
+        "branch",
+        "mlp",
+        "merge",
+        "embed",
+        "diagonals",
+    ]
     for row in result["products"]:
         assert row["failed"] == {}
         assert {"eager", "compiled", "triton"} <= set(row["median_ms"])

@@ -214,7 +214,7 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("channels", "dtype", "capability"), PRODUCTS)
 def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability):
-    maps = {"x", "image", "weight", "bias", "scale", "shift", "out", "sums", "grad", "dsums"}
+    maps = {"x", "image", "weight", "bias", "scale", "shift", "out", "sums", "grad", "dsums", "inner"}
     outs, norms = 2 * channels, products_op.can_norm(2 * channels)
     sizes = products_op.tile(dtype, 1 << 20, outs, channels, norms=norms)
     constants = products_op.constants(sizes, dtype, outs, channels) | {"NORMS": norms, "eps": 1e-5}
@@ -225,6 +225,12 @@ def test_products_spill_nothing_and_use_tensor_cores(channels, dtype, capability
         keeping = constants | {"KEEP_SUMS": tokens > 64}  # in training
         wanted.append((f"GELU of {tokens} tokens", products.linear_gelu, keeping))
         wanted.append((f"the way back of {tokens} tokens", products.of_sums, constants))
+    if channels <= 256:
+        for ins in (channels, 4 * channels):
+            for tokens in (1 << 20, 4096):
+                sizes = products_op.added_tile(dtype, tokens, channels, ins)
+                constants = products_op.constants(sizes, dtype, channels, ins) | {"eps": 1e-5}
+                wanted.append((f"a branch of {tokens} tokens from {ins}", products.add_normed, constants))
     sizes = products_op.patch_tile(dtype, 1 << 20, channels, 4, norms=products_op.can_norm(channels))
     constants = products_op.constants(sizes, dtype, channels, 3)
     constants |= {"NORMS": products_op.can_norm(channels), "SIDE": 4, "eps": 1e-5}

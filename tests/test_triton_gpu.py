@@ -262,8 +262,28 @@ def test_logits_of_a_published_architecture_are_those_of_a_cpu():
 def test_gelu_of_a_product_errs_at_most_twice_eager(channels, tokens, dtype):
     x = filled(tokens, channels, dtype=dtype, device="cuda")
     layer = linear(channels, 4 * channels, dtype, bias=True, device="cuda")
-    assert products.is_chosen(products.GELU, x, layer) == (dtype != torch.float32)
+    assert products.is_chosen(products.LINEAR, x, layer) == (dtype != torch.float32)
     assert_products_at_most_twice_eager(products.linear_gelu, x, layer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 64, 1000, 40_000])
+@pytest.mark.parametrize(("ins", "outs"), [(96, 96), (384, 96), (512, 128), (768, 192), (1024, 256)])
+def test_the_end_of_a_branch_errs_at_most_twice_eager(ins, outs, tokens, dtype):
+    layers = (
+        linear(ins, outs, dtype, bias=True, device="cuda"),
+        layer_norm(outs, dtype, device="cuda"),
+    )
+    inner = filled(tokens, ins, dtype=dtype, seed=1, device="cuda")
+    x = filled(tokens, outs, dtype=dtype, device="cuda")
+    assert products.is_chosen(products.BRANCH, x, *layers) == (dtype != torch.float32)
+
+    def ended(
+        x: torch.Tensor, layer: torch.nn.Module, norm: torch.nn.Module, *, backend: str
+    ) -> torch.Tensor:
+        return products.add_normed(x, inner.to(x.dtype), layer, norm, backend=backend)
+
+    assert_products_at_most_twice_eager(ended, x, *layers)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

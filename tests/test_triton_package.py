@@ -23,6 +23,7 @@ from swinv2 import ops
 from swinv2.config import SwinV2Config
 from swinv2.fold import fold
 from swinv2.model import SwinV2
+from swinv2.ops import products
 from swinv2.ops.triton import norm_op, op, products_op  # noqa: F401  each registers operators
 from swinv2.ops.triton.forward import attend
 from swinv2.ops.triton.small import attend_tile
@@ -132,19 +133,23 @@ class Launches(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
+@pytest.mark.parametrize("most", [256, 64])
 @torch.no_grad()
-def test_a_folded_model_launches_seven_kernels_a_block(on_a_gpu, monkeypatch):
+def test_a_folded_model_launches_five_kernels_a_block_or_seven(most, on_a_gpu, monkeypatch):
     """Of one picture a GPU is done sooner than it is told what to do: whatever else were launched would be seen."""
     monkeypatch.setattr(ops.triton, "IS_CHOSEN", True)
+    monkeypatch.setattr(products, "BRANCH", products.BRANCH._replace(most=most))
     network = network_of(None)
     with FakeTensorMode() as mode, Launches() as launched:
         on_cuda(network, mode)
         launched.names.clear()
         network(torch.empty(1, 3, 64, 64, device="cuda", dtype=torch.bfloat16))
     product, norm = "aten::addmm", "swinv2::add_norm"
-    attention = [product, "swinv2::window_attention", product, norm]
-    block = [*attention, "swinv2::linear_gelu", product, norm]
-    stages = [block * depth for depth in SHALLOW.depths]
+    stages = []
+    for stage in SHALLOW.stages(64, 64):
+        end = ["swinv2::add_normed"] if stage.dim <= most else [product, norm]
+        block = [product, "swinv2::window_attention", *end, "swinv2::linear_gelu", *end]
+        stages.append(block * stage.depth)
     merged = [[], *[["swinv2::merge"]] * 3]
     body = [name for merge, stage in zip(merged, stages, strict=True) for name in (*merge, *stage)]
     assert launched.names == ["swinv2::embed", *body, "aten::native_layer_norm", "aten::mean", product]

@@ -67,6 +67,26 @@ def test_gelu_of_every_number_in_16_bits(dtype, rounding):
     assert ((found - wanted).abs() <= rounding * wanted.abs() + max(smallest * rounding, 2e-7)).all()
 
 
+# tokens, channels in and out: one and many, a tile exactly, ragged in all directions, as wide as it gets
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "ins", "outs"),
+    [((1, 1), 96, 96), ((13, 11), 40, 72), ((16, 8), 256, 64), ((3, 50), 96, 200), ((2, 5), 384, 256)],
+    ids=str,
+)
+def test_the_end_of_a_branch_errs_at_most_twice_eager(size, ins, outs, dtype):
+    layers = linear(ins, outs, dtype, bias=True), layer_norm(outs, dtype)
+    x, inner = (filled(2, *size, channels, dtype=dtype, seed=channels) for channels in (outs, ins + 1))
+    inner = inner[..., 1:]  # as it need not lie
+    assert_products_at_most_twice_eager(partial(ended, inner), x, *layers)
+
+
+def ended(
+    inner: torch.Tensor, x: torch.Tensor, layer: nn.Module, norm: nn.Module, *, backend: str
+) -> torch.Tensor:
+    return products.add_normed(x, inner.to(x.dtype), layer, norm, backend=backend)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("images", "size", "channels"), MERGED, ids=str)
 def test_merging_errs_at_most_twice_eager(images, size, channels, dtype):
@@ -99,8 +119,12 @@ def test_several_tiles_of_tokens_and_channels(dtype, monkeypatch):
     small = products_op.Tile(16, 16, 16, 4, 1)
     monkeypatch.setattr(products_op, "TILES", dict.fromkeys(products_op.TILES, small))
     monkeypatch.setattr(products_op, "NORMED", dict.fromkeys(products_op.NORMED, small))
+    monkeypatch.setattr(products_op, "ADDED", dict.fromkeys(products_op.ADDED, small))
     layer = linear(48, 40, dtype, bias=True)
     assert_products_at_most_twice_eager(products.linear_gelu, filled(37, 48, dtype=dtype), layer)
+    branch = linear(48, 40, dtype, bias=True), layer_norm(40, dtype)
+    x, inner = (filled(37, channels, dtype=dtype, seed=channels) for channels in (40, 48))
+    assert_products_at_most_twice_eager(partial(ended, inner), x, *branch)
     layers = linear(4 * 24, 40, dtype, bias=False), layer_norm(40, dtype)
     patches = convolution(3, 40, 4, dtype), layer_norm(40, dtype)
     for most in (512, 8):
@@ -114,13 +138,15 @@ def test_few_tokens_take_small_tiles():
     assert products_op.tile(torch.bfloat16, 64, 3072, 768).tokens == 64
     assert products_op.tile(torch.bfloat16, 256 * 4096, 384, 96).tokens == 128
     assert products_op.tile(torch.bfloat16, 64, 3072, 96).depth == 32
+    assert products_op.added_tile(torch.bfloat16, 4096, 96, 384).tokens == 32
+    assert products_op.added_tile(torch.bfloat16, 256 * 4096, 96, 384).tokens == 128
 
 
 @pytest.fixture
 def kernels(monkeypatch) -> list[str]:
     """A folded model takes our kernels, as on a GPU; the names of those that ran."""
     found: list[str] = []
-    for name in ("embed", "linear_gelu", "merge"):
+    for name in ("embed", "linear_gelu", "add_normed", "merge"):
         kernel = getattr(products_op.products, name)
 
         class Watched:
@@ -132,7 +158,11 @@ def kernels(monkeypatch) -> list[str]:
         monkeypatch.setattr(
             sys.modules["swinv2.fold"], name, partial(getattr(products, name), backend="triton")
         )
+    monkeypatch.setattr(sys.modules["swinv2.fold"], "_added", partial(products.add_normed, backend="triton"))
     return found
+
+
+BLOCK = ["add_normed", "linear_gelu", "add_normed"]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
@@ -141,7 +171,7 @@ def test_a_folded_model_gives_the_same_logits(size, kernels):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(fold(model, image_size=size)(x), model(x), rtol=0, atol=1e-5)
-    assert kernels == ["embed"] + ["linear_gelu"] * 2 + ["merge", "linear_gelu"] * 3
+    assert kernels == ["embed"] + BLOCK * 2 + ["merge", *BLOCK] * 3
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler
@@ -154,7 +184,7 @@ def test_a_compiled_folded_model_has_no_breaks(kernels):
         kernels.clear()
         found = torch.compile(folded, fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert kernels == ["embed", "linear_gelu"] + ["merge", "linear_gelu"] * 3
+    assert kernels == ["embed", *BLOCK] + ["merge", *BLOCK] * 3
     torch._dynamo.reset()
 
 
@@ -164,6 +194,19 @@ def test_operators_keep_what_they_promise():
     layer, norm = linear(32, 48, torch.float32, bias=True), layer_norm(64, torch.float32)
     torch.library.opcheck(
         torch.ops.swinv2.linear_gelu.default, (torch.randn(2, 3, 32), layer.weight, layer.bias, False)
+    )
+    branch = linear(48, 64, torch.float32, bias=True)
+    torch.library.opcheck(
+        torch.ops.swinv2.add_normed.default,
+        (
+            torch.randn(2, 3, 64),
+            torch.randn(2, 3, 48),
+            branch.weight,
+            branch.bias,
+            norm.weight,
+            norm.bias,
+            1e-5,
+        ),
     )
     x, weight = torch.randn(2, 3, 5, 32), linear(128, 64, torch.float32, bias=False).weight
     for given in ((norm.weight, norm.bias), (None, None)):
@@ -188,6 +231,9 @@ def test_what_the_kernels_cannot_is_refused_in_words():
         products.linear_gelu(x, copy.deepcopy(layer).requires_grad_(), backend="triton")
     with refused(match=r"has no gradients: use torch.no_grad\(\)"):
         products.linear_gelu(x.requires_grad_(), layer, backend="triton")
+    wide = linear(32, 264, torch.float32, bias=True), layer_norm(264, torch.float32)
+    with refused(match=r"needs an nn.Linear with a bias, to at most 256 channels, got Linear\(.*264"):
+        products.add_normed(torch.randn(2, 264), x.detach(), *wide, backend="triton")
     overlapping = nn.Conv2d(3, 32, 4, 2).requires_grad_(False)
     with refused(match="needs an nn.Conv2d with a bias, square and as wide as its stride, got Conv2d"):
         products.embed(torch.randn(1, 3, 8, 8), overlapping, layer_norm(32, torch.float32), backend="triton")

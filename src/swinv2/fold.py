@@ -23,9 +23,8 @@ from swinv2.model import (
     in_parts,
 )
 from swinv2.ops import choose, prefers_products, triton, window_attention
-from swinv2.ops.products import embed, linear_gelu, merge
+from swinv2.ops.products import add_normed, embed, linear_gelu, merge
 from swinv2.ops.reference import MAX_LOGIT_SCALE
-from swinv2.ops.residual import add_norm
 from swinv2.ops.windows import is_masked, region_mask
 from swinv2.verbs import make_callable
 
@@ -95,19 +94,19 @@ class FoldedBlock(nn.Module):
             qkv, self.logit_scale, bias, heads=self.heads, window=self.window, shift=self.shift,
             backend=self.backend,
         )  # fmt: skip
-        x = _added(x, self.proj(attended), self.norm1)
-        x = _added(x, self.fc2(linear_gelu(x, self.fc1)), self.norm2)
+        x = _added(x, attended, self.proj, self.norm1)
+        x = _added(x, linear_gelu(x, self.fc1), self.fc2, self.norm2)
         return x if self.norm3 is None else self.norm3(x)
 
     def _backend(self, qkv: Tensor) -> str:
         return self.backend or choose(qkv, heads=self.heads, window=self.window, shift=self.shift)
 
 
-def _added(x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """x + norm(branch)."""
+def _added(x: Tensor, inner: Tensor, layer: nn.Module, norm: nn.LayerNorm) -> Tensor:
+    """x + norm(layer(inner))."""
     if triton.IS_CHOSEN and x.is_cuda:
-        return add_norm(x, branch, norm)
-    return norm(branch).add_(x)  # in place: nobody else reads the normalised map
+        return add_normed(x, inner, layer, norm)
+    return norm(layer(inner)).add_(x)  # in place: nobody else reads the normalised map
 
 
 class FoldedMerging(nn.Module):

@@ -79,7 +79,7 @@ def unsupported(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> str | None:
     if computed_in(x) not in triton.DTYPES:
         return f"needs torch.float32, bfloat16 or float16, got {computed_in(x)}"
     for layer in (fc1, fc2):
-        if why := products.is_other_than(products.GELU, layer):
+        if why := products.is_other_than(products.LINEAR, layer):
             return why
         if products.is_watched(layer):
             return "somebody watches a layer alone"

@@ -1,4 +1,5 @@
-"""Products with what stands before and after them: an MLP's first layer and its GELU, patch merging, patch embedding.
+"""Products with what stands before and after them: an MLP's first layer and its GELU, the last layer of a residual
+branch with its norm and the sum, patch merging, patch embedding.
 
 By itself PyTorch writes the sums to memory before a GELU or a norm reads them, copies four neighbours beside each other
 before they are merged, and images into another order before they are embedded. At inference on a GPU one kernel each
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from swinv2.linear import Linear
 from swinv2.ops import triton
+from swinv2.ops.residual import add_norm
 
 
 class Needs(NamedTuple):
@@ -23,10 +25,13 @@ class Needs(NamedTuple):
     types: tuple[type[nn.Module], ...]
     bias: bool
     words: str
+    most: int = 1 << 30  # channels that come out
 
 
-GELU = Needs((nn.Linear, Linear), True, "an nn.Linear with a bias")
+LINEAR = Needs((nn.Linear, Linear), True, "an nn.Linear with a bias")
 MERGE = Needs((nn.Linear, Linear), False, "an nn.Linear without a bias")
+# One program has all channels of a token, and with more it multiplies too slowly.
+BRANCH = Needs((nn.Linear, Linear), True, "an nn.Linear with a bias, to at most 256 channels", most=256)
 EMBED = Needs((nn.Conv2d,), True, "an nn.Conv2d with a bias, square and as wide as its stride")
 
 
@@ -37,10 +42,27 @@ def linear_gelu(x: Tensor, layer: nn.Module, *, backend: str | None = None) -> T
         layer: an nn.Linear with a bias; in eager mode anything.
         backend: "eager" or "triton", which runs or raises; None chooses.
     """
-    if _backend(backend, GELU, x, layer) == "eager":
+    if _backend(backend, LINEAR, x, layer) == "eager":
         return F.gelu(layer(x))
     out, _ = torch.ops.swinv2.linear_gelu(x.contiguous(), layer.weight, layer.bias, False)
     return out  # type: ignore[no-any-return]
+
+
+def add_normed(
+    x: Tensor, inner: Tensor, layer: nn.Module, norm: nn.Module, *, backend: str | None = None
+) -> Tensor:
+    """x + norm(layer(inner)), the end of a residual branch: x [..., C], inner [..., ins] -> [..., C].
+
+    Args:
+        layer: an nn.Linear with a bias to at most 256 channels, norm: an nn.LayerNorm; in eager mode anything.
+        backend: "eager" or "triton", which runs or raises; None chooses.
+    """
+    if _backend(backend, BRANCH, x, layer, norm) == "eager":
+        return add_norm(x, layer(inner), norm, backend=backend)
+    assert isinstance(norm, nn.LayerNorm)
+    return torch.ops.swinv2.add_normed(  # type: ignore[no-any-return]
+        x.contiguous(), inner.contiguous(), layer.weight, layer.bias, norm.weight, norm.bias, norm.eps
+    )
 
 
 def merge(x: Tensor, reduction: nn.Module, norm: nn.Module, *, backend: str | None = None) -> Tensor:
@@ -139,7 +161,8 @@ def unsupported(needs: Needs, x: Tensor, *layers: nn.Module) -> str | None:
 
 def is_other_than(needs: Needs, layer: nn.Module) -> str | None:
     """Why the product of a layer is not what a kernel computes, in words."""
-    if type(layer) in needs.types and (layer.bias is not None) == needs.bias and _is_of_patches(layer):
+    is_it = type(layer) in needs.types and (layer.bias is not None) == needs.bias and _is_of_patches(layer)
+    if is_it and len(layer.get_parameter("weight")) <= needs.most:
         return None
     return f"needs {needs.words}, got {layer}"
 

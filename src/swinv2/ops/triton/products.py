@@ -60,6 +60,25 @@ def of_sums(
     tl.store(dbias + tile * OUTS + channel, tl.sum(added, axis=0), mask=channel < OUTS)
 
 
+# inner [tokens, C], weight [OUTS, C], bias, scale and shift [OUTS], x and out [tokens, OUTS]
+@triton.jit
+def add_normed(
+    x, inner, weight, bias, scale, shift, out, tokens, C: tl.constexpr, OUTS: tl.constexpr, TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, DEPTH: tl.constexpr, eps: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    token, channel, first, place, here = _tile(tokens, OUTS, TOKENS, WIDTH)
+    inner += token.to(tl.int64)[:, None] * C
+    added = tl.zeros([TOKENS, WIDTH], tl.float32)
+    for start in range(0, C, DEPTH):
+        depth = start + tl.arange(0, DEPTH)
+        a = _load(inner + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
+        b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
+        added += product(a, tl.trans(b), PRECISION)
+    added = _normed(added + _row(bias, channel, OUTS), scale, shift, channel, OUTS, eps)
+    added += tl.load(x + first + place, mask=here, other=0.0).to(tl.float32)
+    tl.store(out + first + place, added.to(out.dtype.element_ty), mask=here)
+
+
 # x [B, H, W, C], weight [OUTS, 4C], scale and shift [OUTS] of the norm -> out [B, H/2, W/2, OUTS], sides rounded up
 @triton.jit
 def merge(

@@ -37,6 +37,13 @@ NORMED = {
     "narrow float32": Tile(32, 256, 32, 8, 2),
     "wide float32": Tile(16, 512, 32, 8, 2),
 }
+# Of the end of a residual branch: as many tokens as fit, since a program reads all of the weights.
+ADDED = {
+    "narrow": Tile(128, 128, 64, 8, 2),
+    "wide": Tile(128, 256, 64, 16, 2),
+    "few, narrow": Tile(32, 128, 64, 4, 3),
+    "few, wide": Tile(32, 256, 64, 8, 3),
+}
 
 
 def can_norm(channels: int) -> bool:
@@ -57,6 +64,18 @@ def tile(dtype: torch.dtype, tokens: int, outs: int, ins: int, *, norms: bool = 
     width = triton.next_power_of_2(outs)
     depth = row.depth if ins % row.depth == 0 else 32  # 96 channels are three steps of 32
     return row._replace(width=max(16, width if norms else min(row.width, width)), depth=depth)
+
+
+def added_tile(dtype: torch.dtype, tokens: int, outs: int, ins: int) -> Tile:
+    """For the end of a residual branch."""
+    sizes = tile(dtype, tokens, outs, ins, norms=True)
+    if dtype == torch.float32:
+        return sizes
+    row = "narrow" if outs <= 128 else "wide"
+    if triton.cdiv(tokens, ADDED[row].tokens) < MULTIPROCESSORS:
+        row = f"few, {row}"
+    found = ADDED[row]
+    return found._replace(width=sizes.width, depth=found.depth if ins % found.depth == 0 else 32)
 
 
 def patch_tile(dtype: torch.dtype, tokens: int, outs: int, side: int, *, norms: bool) -> Tile:
@@ -116,6 +135,29 @@ def linear_gelu_backward(grad: Tensor, weight: Tensor, sums: Tensor) -> tuple[Te
 @linear_gelu_backward.register_fake
 def _(grad: Tensor, weight: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(sums), grad.new_empty(weight.shape[1])
+
+
+@torch.library.custom_op("swinv2::add_normed", mutates_args=())
+def add_normed(
+    x: Tensor, inner: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> Tensor:
+    """x [..., outs], inner [..., ins] and weight [outs, ins] -> x + norm(inner @ weight.T + bias), all contiguous."""
+    outs, ins = weight.shape
+    out, tokens = torch.empty_like(x), x.numel() // outs
+    sizes = added_tile(x.dtype, tokens, outs, ins)
+    with device_of(x):
+        products.add_normed[_grid(tokens, outs, sizes)](
+            x, inner, weight, bias, scale, shift, out, tokens, eps=eps,
+            **constants(sizes, x.dtype, outs, ins),
+        )  # fmt: skip
+    return out
+
+
+@add_normed.register_fake
+def _(
+    x: Tensor, inner: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> Tensor:
+    return torch.empty_like(x)
 
 
 @torch.library.custom_op("swinv2::merge", mutates_args=())
