@@ -19,6 +19,7 @@ from swinv2.fold import fold
 from swinv2.model import SwinV2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GRAPHS = {"swinv2 graph": None, "swinv2 graph, bf16_all": torch.bfloat16}  # label -> the residual stream
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.05}
 
 
@@ -121,12 +122,13 @@ def training(
             model = build(library, name, size, 0.2).to(device)
             network = torch.compile(model, **compiler) if how == "compiled" else model
             runs[f"{library} {how}"] = stepper(network, images, labels)
-    if device.type == "cuda":
+    for label, residual in GRAPHS.items() if device.type == "cuda" else ():
         model = build("swinv2", name, size, 0.2).to(device)
+        model.residual = residual
         try:
-            runs["swinv2 graph"] = captured(stepper(model, images, labels))
+            runs[label] = captured(stepper(model, images, labels))
         except RuntimeError as error:
-            failures["swinv2 graph"] = reason(error)
+            failures[label] = reason(error)
     times, failed = interleaved(runs, device, rounds)
     found = medians(times)
     return [{

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from swinv2.config import VARIANTS
+from swinv2.counts import macs
+
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 pytest.importorskip("triton", reason="there is no Triton for this system")
 
 
 @pytest.mark.slow
-def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
+def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path, monkeypatch):
     output = tmp_path / "gpu.json"
     argv = [
         sys.executable,
@@ -55,6 +58,17 @@ def test_a_dry_run_measures_every_part_and_skips_nothing(tmp_path):
     (steps,) = result["training"]
     assert set(steps["median_ms"]) == {"timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled"}
     assert all(row["failed"] == {} for row in result["tiles"])
+    assert_documents_can_show(result | {"machine": {"device": "some", "cuda": "13"}}, monkeypatch)
+
+
+def assert_documents_can_show(result: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent.parent / "docs")
+    from tables import gpu
+
+    monkeypatch.setattr(gpu, "gpu_results", lambda: result)
+    for part in ("kernels", "products", "training"):
+        lines = getattr(gpu, f"gpu_{part}")().splitlines()
+        assert len(lines) == 4 + len(result[part])  # where, a blank, the head and its rule
 
 
 def test_without_a_device_it_says_what_can_be_done():
@@ -72,3 +86,17 @@ def test_training_keeps_less_of_an_image_than_timm(tmp_path):
     [row] = json.loads(output.read_text())["models"]
     kept = row["mb_per_image"]
     assert 0 < kept["swinv2"] <= 0.7 * kept["timm"]
+
+
+def test_what_a_gpu_moves_and_computes_is_counted(tmp_path):
+    """A network's products are known, a residual stream in bfloat16 moves less, and the goals are below the limit."""
+    output = tmp_path / "traffic.json"
+    argv = [sys.executable, SCRIPT.with_name("gpu_traffic.py"), "--models", "swinv2_tiny_window8_256"]
+    subprocess.run([*argv, "--output", output], check=True)
+    inference, mixed, pure = json.loads(output.read_text())["rows"]
+    multiplied = 2 * macs(VARIANTS["swinv2_tiny_window8_256"], position_bias=False) / 1e9
+    assert inference["gflop_per_image"] == pytest.approx(multiplied, rel=0.01)
+    assert mixed["gflop_per_image"] == pytest.approx(3 * multiplied, rel=0.02)
+    assert pure["mb_per_image"] < 0.8 * mixed["mb_per_image"]
+    for row in (inference, pure):
+        assert row["goal"] < row["images_per_second_at_most"]

@@ -36,6 +36,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_products": gpu.gpu_products,
     "gpu_training": gpu.gpu_training,
     "gpu_kept": gpu.gpu_kept,
+    "gpu_traffic": gpu.gpu_traffic,
+    "bf16_training": gpu.bf16_training,
     "float8_answers": gpu.float8_answers,
     "results": sources.results,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from tables.form import measured, table
 
 
@@ -23,15 +25,17 @@ def gpu_kernels() -> str:
 
 
 def gpu_products() -> str:
-    """Layers at inference and sums of diagonals, in microseconds; cells stay empty until measured."""
+    """Layers and sums of diagonals, in microseconds; cells stay empty until measured."""
     result = gpu_results()
     kinds = {
         "gelu": "fc1 and GELU",
+        "branch": "fc2, norm and sum",
+        "mlp": "MLP, forward and backward",
         "merge": "patch merging",
         "embed": "patch embedding",
         "diagonals": "gradient of the bias table",
     }
-    labels = ("by index", "eager", "compiled", "tanh", "triton")
+    labels = ("by index", "eager", "compiled", "tanh", "separate", "triton")
     rows = []
     for row in result["products"]:
         times = (row["median_ms"].get(label) for label in labels)
@@ -40,7 +44,8 @@ def gpu_products() -> str:
         rows.append((where, *(f"{1000 * t:.3g}" if t else "" for t in times), *shares))
     rows = rows or [("", *[""] * (len(labels) + 2))]
     head = (
-        "what | sum by index | eager | torch.compile | cuBLAS, tanh | Triton | of a large product | of a copy"
+        "what | sum by index | eager | torch.compile | cuBLAS, tanh | cuBLAS, Triton | Triton | of a large product "
+        "| of a copy"
     )
     return f"{where_of_gpu(result)}\n\n{table(head, rows)}"
 
@@ -48,7 +53,9 @@ def gpu_products() -> str:
 def gpu_training() -> str:
     """Steps of training on a GPU, images/s and peak memory; cells stay empty until measured."""
     result = gpu_results()
-    labels = ("timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled", "swinv2 graph")
+    labels = (
+        "timm eager", "timm compiled", "swinv2 eager", "swinv2 compiled", "swinv2 graph", "swinv2 graph, bf16_all",
+    )  # fmt: skip
     rows: list[tuple[object, ...]] = []
     for row in result["training"]:
         figures = [row[what].get(label) for what in ("images_per_second", "peak_mb") for label in labels]
@@ -71,6 +78,39 @@ def gpu_kept() -> str:
     versions = ", ".join(f"{library} {result['versions'][library]}" for library in ("torch", "timm"))
     counted = table("model | pixels | timm, MB an image | swinv2 | of it", rows)
     return f"Counted with {versions}; commit {result['commit']}.\n\n{counted}"
+
+
+def gpu_traffic() -> str:
+    """What inference and training move and compute, and the goals beside what that allows."""
+    result = measured("gpu-traffic")
+    rows = []
+    for row in result["rows"]:
+        most, goal = row["images_per_second_at_most"], row["goal"]
+        what = row["what"] if row["what"] == "inference" else f"{row['what']}, {row['precision']}"
+        share = (f"{goal:,}", f"{100 * goal / most:.0f} %") if goal else ("", "")
+        counts = f"{row['mb_per_image']:,.0f}", f"{row['gflop_per_image']:,.0f}"
+        rows.append((f"`{row['model']}`", what, row["batch"], *counts, f"{most:,.0f}", *share))
+    speeds = f"{result['copy_tb_per_s']} TB/s and {result['product_tflops']:.0f} TFLOP/s"
+    counted = table("model | what | batch | MB an image | GFLOP | images/s at most | goal | of it", rows)
+    return f"At {speeds}; torch {result['versions']['torch']}; commit {result['commit']}.\n\n{counted}"
+
+
+def bf16_training() -> str:
+    """Held-out loss and accuracy of the same runs in three precisions: medians over seeds, and the range."""
+    result = measured("bf16-training")
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for run in result["runs"]:
+        groups.setdefault((run["data"], run["precision"]), []).append(run)
+    rows = []
+    for (data, precision), runs in groups.items():
+        cells = []
+        for figure, form in (("train_loss", ".3f"), ("loss", ".3f"), ("top1", ".2f")):
+            found = sorted(run[figure] for run in runs)
+            spread = f" ({found[0]:{form}} to {found[-1]:{form}})" if len(found) > 1 else ""
+            cells.append(f"{median(found):{form}}{spread}")
+        rows.append((data, precision, len(runs), runs[0]["epochs"], *cells))
+    head = "data | precision | seeds | epochs | training loss | held-out loss | accuracy, %"
+    return f"{result['machine']['cpu']}; commit {result['commit']}.\n\n{table(head, rows)}"
 
 
 def float8_answers() -> str:

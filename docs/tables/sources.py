@@ -31,6 +31,8 @@ SOURCES = {
     "serving-memory": ("memory of a server over ten minutes", "soak.py", "serve.md"),
     "float8": ("what float8 does to answers", "float8.py", "gpu.md"),
     "gpu-kept": ("what training keeps of an image", "gpu_kept.py", "gpu.md"),
+    "gpu-traffic": ("what a GPU moves and computes for an image", "gpu_traffic.py", "gpu.md"),
+    "bf16-training": ("training in bfloat16", "bf16_training.py", "gpu.md"),
     "gpu": ("kernels, inference, training on a GPU", "gpu.py", "benchmarks.md"),
 }  # fmt: skip
 
