@@ -35,12 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=[name for name, _, _ in TRAINING])
+    parser.add_argument("--models", nargs="+", default=list(TRAINING))
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu-kept.json")
     args = parser.parse_args()
     register_operators()
     result = {"date": date.today().isoformat(), "commit": commit(), "versions": versions(), "models": []}
-    for name, size, _ in TRAINING:
+    for name, (size, _) in TRAINING.items():
         if name in args.models:
             row = {"model": name, "image_size": size, "mb_per_image": measure(name, size)}
             print(json.dumps(row), flush=True)

@@ -19,7 +19,15 @@ from swinv2.fold import fold
 from swinv2.model import SwinV2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GRAPHS = {"swinv2 graph": None, "swinv2 graph, bf16_all": torch.bfloat16}  # label -> the residual stream
+TRAINED = {  # label -> library, how, and the residual stream where it is another than that of autocast
+    "timm eager":                ("timm", "eager", None),
+    "timm compiled":             ("timm", "compiled", None),
+    "swinv2 eager":              ("swinv2", "eager", None),
+    "swinv2 compiled":           ("swinv2", "compiled", None),
+    "swinv2 compiled, bf16_all": ("swinv2", "compiled", torch.bfloat16),
+    "swinv2 graph":              ("swinv2", "graph", None),
+    "swinv2 graph, bf16_all":    ("swinv2", "graph", torch.bfloat16),
+}  # fmt: skip
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.05}
 
 
@@ -117,18 +125,18 @@ def training(
     labels = torch.randint(CLASSES, (batch,), device=device)
     runs: Runs = {}
     failures: dict[str, str] = {}
-    for library in ("timm", "swinv2"):
-        for how in ("eager", "compiled"):
-            model = build(library, name, size, 0.2).to(device)
-            network = torch.compile(model, **compiler) if how == "compiled" else model
-            runs[f"{library} {how}"] = stepper(network, images, labels)
-    for label, residual in GRAPHS.items() if device.type == "cuda" else ():
-        model = build("swinv2", name, size, 0.2).to(device)
-        model.residual = residual
-        try:
-            runs[label] = captured(stepper(model, images, labels))
-        except RuntimeError as error:
-            failures[label] = reason(error)
+    for label, (library, how, residual) in TRAINED.items():
+        model = build(library, name, size, 0.2).to(device)
+        if library == "swinv2":
+            model.residual = residual
+        step = stepper(torch.compile(model, **compiler) if how == "compiled" else model, images, labels)
+        if how != "graph":
+            runs[label] = step
+        elif device.type == "cuda":
+            try:
+                runs[label] = captured(step)
+            except RuntimeError as error:
+                failures[label] = reason(error)
     times, failed = interleaved(runs, device, rounds)
     found = medians(times)
     return [{

@@ -69,7 +69,11 @@ def main() -> None:
     result: dict[str, Any] = {"date": date.today().isoformat(), "commit": commit(), "versions": versions(),
                               "copy_tb_per_s": COPY / 1e12, "product_tflops": PRODUCT / 1e12, "rows": []}  # fmt: skip
     planned = [("inference", "bf16", name, batch) for name, batch in INFERENCE]
-    planned += [("training", how, name, batch) for name, _, batch in TRAINING for how in ("bf16", "bf16_all")]
+    planned += [
+        ("training", how, name, batch)
+        for name, (_, batch) in TRAINING.items()
+        for how in ("bf16", "bf16_all")
+    ]
     for what, precision, name, batch in planned:
         if name not in args.models:
             continue
