@@ -39,15 +39,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "bf16-training.json")
     args = parser.parse_args()
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(), "commit": commit(), "machine": machine(), "runs": []
-    }  # fmt: skip
+    result = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "runs": others(args.output, args.data.name),
+    }
+    at = commit()
     for seed in range(args.seeds):
         for precision in PRECISIONS:
-            row = {"data": args.data.name, "model": args.model, "precision": precision, "seed": seed}
+            row = {
+                "data": args.data.name,
+                "model": args.model,
+                "precision": precision,
+                "seed": seed,
+                "commit": at,
+            }
             result["runs"].append(row | trained(args, precision, seed))
             print(json.dumps(result["runs"][-1]), flush=True)
             args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def others(output: Path, data: str) -> list[dict[str, Any]]:
+    """Runs of other data, which are kept."""
+    runs = json.loads(output.read_text())["runs"] if output.exists() else []
+    return [run for run in runs if run["data"] != data]
 
 
 def trained(args: argparse.Namespace, precision: str, seed: int) -> dict[str, float]:

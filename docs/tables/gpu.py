@@ -111,7 +111,8 @@ def bf16_training() -> str:
             cells.append(f"{median(found):{form}}{spread}")
         rows.append((data, precision, len(runs), runs[0]["epochs"], *cells))
     head = "data | precision | seeds | epochs | training loss | held-out loss | accuracy, %"
-    return f"{result['machine']['cpu']}; commit {result['commit']}.\n\n{table(head, rows)}"
+    commits = ", ".join(dict.fromkeys(run["commit"] for run in result["runs"]))
+    return f"{result['machine']['cpu']}; commit {commits}.\n\n{table(head, rows)}"
 
 
 def float8_answers() -> str:
