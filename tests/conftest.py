@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from swinv2.config import SwinV2Config  # noqa: E402
 from swinv2.model import SwinV2  # noqa: E402
 
 torch.set_num_threads(2)
+os.environ.pop("PYTHONUNBUFFERED", None)  # what a program reads from a command has to come without it
 
 SMALL = SwinV2Config(
     architecture="small_for_tests", image_size=64, window=4, embed_dim=32, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8),

@@ -32,6 +32,7 @@ def stderr() -> Console:
 
 
 def emit_json(value: Any) -> None:
-    """The result of a command with --json; for programs."""
+    """The result of a command with --json; for programs, which have it at once: a server goes on afterwards."""
     json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
     sys.stdout.write("\n")
+    sys.stdout.flush()
