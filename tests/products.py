@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -102,3 +104,20 @@ def assert_mlp_at_most_twice_eager(x: Tensor, fc1: nn.Module, fc2: nn.Module) ->
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         off, eager_off = ((values.double() - wanted).norm() / wanted.norm() for values in (ours, theirs))
         assert off <= max(2 * eager_off, FLOOR[x.dtype]), (off, eager_off)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """The names of these kernels, in the order in which they are launched from here on."""
+    from swinv2.ops.triton import products
+
+    launched: list[str] = []
+    for name in names:
+        kernel = getattr(products, name)
+
+        class Watched:
+            def __getitem__(self, grid: Any, kernel: Any = kernel, name: str = name) -> Any:
+                launched.append(name)
+                return kernel[grid]
+
+        monkeypatch.setattr(products, name, Watched())
+    return launched

@@ -9,9 +9,8 @@ import interpreted  # noqa: F401  first
 import pytest
 import torch
 from conftest import SMALL, randomized
-from products import assert_mlp_at_most_twice_eager, filled, linear, mlp_with_gradients
+from products import assert_mlp_at_most_twice_eager, filled, linear, mlp_with_gradients, watched
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from swinv2.config import SwinV2Config
 from swinv2.linear import Linear
@@ -99,33 +98,17 @@ def test_autocast_gives_what_the_layers_give_under_it():
 
 def test_without_gradients_the_kernel_of_inference_computes(monkeypatch):
     x, pair = filled(5, 32, dtype=torch.float32), layers(32, 48, torch.float32)
-    kept = []
-    kernel = products_op.products.linear_gelu
-
-    class Watched:
-        def __getitem__(self, grid):
-            return lambda *args, **given: kept.append(given["KEEP_SUMS"]) or kernel[grid](*args, **given)
-
-    monkeypatch.setattr(products_op.products, "linear_gelu", Watched())
+    launched = watched(monkeypatch, "linear_gelu", "of_sums")
     with torch.no_grad():
         found = mlp(x, *pair, backend="triton")
-    torch.testing.assert_close(found, mlp(x, *pair, backend="triton").detach(), rtol=0, atol=0)
-    assert kept == [False, True]
+    assert launched == ["linear_gelu"]
+    assert torch.equal(found, mlp(x, *pair, backend="triton"))
 
 
 @pytest.fixture
 def launches(monkeypatch) -> list[str]:
     """A model takes our MLP, as on a GPU; the names of the kernels that ran."""
-    found: list[str] = []
-    for name in ("linear_gelu", "of_sums"):
-        kernel = getattr(products_op.products, name)
-
-        class Watched:
-            def __getitem__(self, grid, kernel=kernel, name=name):
-                found.append(name)
-                return kernel[grid]
-
-        monkeypatch.setattr(products_op.products, name, Watched())
+    found = watched(monkeypatch, "linear_gelu", "of_sums")
     monkeypatch.setattr(sys.modules["swinv2.model"], "mlp", partial(mlp, backend="triton"))
     return found
 
@@ -156,14 +139,6 @@ def test_a_model_has_the_gradients_of_its_layers(how, launches, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_a_part_that_is_recomputed_keeps_nothing_of_its_width():
-    x, pair = filled(5, 32, dtype=torch.float32), layers(32, 48, torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
-        checkpoint(partial(mlp, backend="triton"), x, *pair, use_reentrant=False)
-    assert not [shape for shape in kept if shape[-1] == 48]
-
-
 @pytest.mark.filterwarnings("ignore")  # of the checks themselves
 def test_operators_keep_what_they_promise():
     assert refusal("cpu", None) is None  # and they are registered
@@ -186,6 +161,8 @@ def test_what_the_kernels_cannot_is_refused_in_words():
     x, (fc1, fc2) = torch.randn(2, 32), layers(32, 48, torch.float32)
     refused = partial(pytest.raises, ValueError)
     with refused(match="cannot run this: needs torch.float32, bfloat16 or float16, got torch.float64"):
+        mlp(x.double(), fc1, fc2, backend="triton")
+    with refused(match="got torch.float64"), torch.autocast("cpu", torch.bfloat16):
         mlp(x.double(), fc1, fc2, backend="triton")
     with refused(match=r"weights are torch.float32, and what goes in is torch.bfloat16"):
         mlp(x.bfloat16(), fc1, fc2, backend="triton")

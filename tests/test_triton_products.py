@@ -18,6 +18,7 @@ from products import (
     filled,
     layer_norm,
     linear,
+    watched,
 )
 from torch import nn
 
@@ -145,16 +146,9 @@ def test_few_tokens_take_small_tiles():
 @pytest.fixture
 def kernels(monkeypatch) -> list[str]:
     """A folded model takes our kernels, as on a GPU; the names of those that ran."""
-    found: list[str] = []
-    for name in ("embed", "linear_gelu", "add_normed", "merge"):
-        kernel = getattr(products_op.products, name)
-
-        class Watched:
-            def __getitem__(self, grid, kernel=kernel, name=name):
-                found.append(name)
-                return kernel[grid]
-
-        monkeypatch.setattr(products_op.products, name, Watched())
+    names = ("embed", "linear_gelu", "add_normed", "merge")
+    found = watched(monkeypatch, *names)
+    for name in names:
         monkeypatch.setattr(
             sys.modules["swinv2.fold"], name, partial(getattr(products, name), backend="triton")
         )

@@ -23,13 +23,7 @@ def linear_gelu(
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, KEEP_SUMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     token, channel, first, place, here = _tile(tokens, OUTS, TOKENS, WIDTH)
-    x += token.to(tl.int64)[:, None] * C
-    added = tl.zeros([TOKENS, WIDTH], tl.float32)
-    for start in range(0, C, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
-        a = _load(x + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
-        b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
-        added += product(a, tl.trans(b), PRECISION)
+    added = _multiplied(x, weight, token, channel, tokens, C, OUTS, TOKENS, WIDTH, DEPTH, PRECISION)
     added += _row(bias, channel, OUTS)
     if KEEP_SUMS:
         tl.store(sums + first + place, added.to(sums.dtype.element_ty), mask=here)
@@ -67,13 +61,7 @@ def add_normed(
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, eps: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     token, channel, first, place, here = _tile(tokens, OUTS, TOKENS, WIDTH)
-    inner += token.to(tl.int64)[:, None] * C
-    added = tl.zeros([TOKENS, WIDTH], tl.float32)
-    for start in range(0, C, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
-        a = _load(inner + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
-        b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
-        added += product(a, tl.trans(b), PRECISION)
+    added = _multiplied(inner, weight, token, channel, tokens, C, OUTS, TOKENS, WIDTH, DEPTH, PRECISION)
     added = _normed(added + _row(bias, channel, OUTS), scale, shift, channel, OUTS, eps)
     added += tl.load(x + first + place, mask=here, other=0.0).to(tl.float32)
     tl.store(out + first + place, added.to(out.dtype.element_ty), mask=here)
@@ -137,6 +125,22 @@ def embed(
     if NORMS:
         added = _normed(added, scale, shift, channel, OUTS, eps)
     tl.store(out + first + place, added.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _multiplied(
+    x, weight, token, channel, tokens, C: tl.constexpr, OUTS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """x [tokens, C] times weight [OUTS, C] transposed, of a tile: [TOKENS, WIDTH], float32."""
+    x += token.to(tl.int64)[:, None] * C
+    added = tl.zeros([TOKENS, WIDTH], tl.float32)
+    for start in range(0, C, DEPTH):
+        depth = start + tl.arange(0, DEPTH)
+        a = _load(x + depth[None, :], (token < tokens)[:, None], depth, C, DEPTH)
+        b = _load(weight + channel[:, None] * C + depth[None, :], (channel < OUTS)[:, None], depth, C, DEPTH)
+        added += product(a, tl.trans(b), PRECISION)
+    return added
 
 
 @triton.jit
