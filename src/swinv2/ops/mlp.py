@@ -76,8 +76,8 @@ def is_chosen(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> bool:
 
 
 def unsupported(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> str | None:
-    if computed_in(x) not in triton.DTYPES:
-        return f"needs torch.float32, bfloat16 or float16, got {computed_in(x)}"
+    if x.dtype not in triton.DTYPES:  # of which autocast leaves float64 as it is
+        return f"needs torch.float32, bfloat16 or float16, got {x.dtype}"
     for layer in (fc1, fc2):
         if why := products.is_other_than(products.LINEAR, layer):
             return why
