@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import select
 import subprocess
 import sys
 import types
@@ -119,6 +120,21 @@ def test_values_arrive_in_their_type(token, key, value):
     got = TOY.parse(tokens, "swinv2 toy")[key]
     assert got == value
     assert type(got) is type(value)
+
+
+def test_json_is_in_a_pipe_while_the_program_goes_on():
+    """A server says where it listens: who reads that must not wait for its end."""
+    code = "import sys; from swinv2.console import emit_json; emit_json({'http': 1}); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        try:
+            assert select.select([program.stdout], [], [], 20)[0], "nothing came within 20 seconds"
+        finally:
+            program.stdin.close()
+        assert json.loads(program.stdout.read()) == {"http": 1}
 
 
 def test_lists_are_arguments_in_a_row_and_options_repeated():
