@@ -36,7 +36,7 @@ SESSIONS = [
     (TINY8, ["bf16"], [1, 2, 4, 8, 16, 32]), (BASE16, ["bf16", "fp8"], [1, 8, 32, 128]),
     (LARGE24, ["bf16", "fp8"], [1, 8, 32]),
 ]  # fmt: skip
-GOALS = 4  # rows of INFERENCE; each is trained as well
+WITH_GOALS = 4  # rows of INFERENCE; each is trained as well
 TRAINING = {TINY8: (256, 256), LARGE24: (384, 12), TINY16: (256, 128), BASE16: (256, 64)}  # pixels, batch
 
 
@@ -116,7 +116,7 @@ def plan(
         run = partial(gpu_models.inference, name, precision, batches, device, rounds, ceiling, compiler)
         return "inference", f"{name} {precision}", run
 
-    first = [("tiny", "bf16", [1, 2])] if dry else INFERENCE[:GOALS]
+    first = [("tiny", "bf16", [1, 2])] if dry else INFERENCE[:WITH_GOALS]
     training = {"tiny": (32, 2)} if dry else TRAINING
     for name, precision, batches in first:
         yield answers(name, precision, batches)
@@ -133,7 +133,7 @@ def plan(
     for layer in layers:
         what = f"{layer.kind}: {layer.name}"
         yield "products", what, partial(gpu_products.measure, layer, device, rounds, limits, dry=dry)
-    for name, precision, batches in [("tiny", "fp32", [1])] if dry else INFERENCE[GOALS:]:
+    for name, precision, batches in [("tiny", "fp32", [1])] if dry else INFERENCE[WITH_GOALS:]:
         yield answers(name, precision, batches)
     for case in cases:
         yield "tiles", case.name, partial(gpu_kernels.sweep, case, device, rounds)

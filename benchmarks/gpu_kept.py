@@ -55,7 +55,9 @@ def measure(name: str, size: int) -> dict[str, float]:
         "swinv2": create_model(name, drop_path=0.2).train(),
     }
     with as_with_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        found = {label: kept(on_cuda(network, mode), size) for label, network in networks.items()}
+        found = {
+            label: kept(without_values(network, mode, "cuda"), size) for label, network in networks.items()
+        }
     return {label: round(size / BATCH / 2**20, 1) for label, size in found.items()}
 
 
@@ -73,14 +75,15 @@ def kept(network: nn.Module, size: int) -> int:
     return sum(t.untyped_storage().nbytes() for t in tensors.values() if t.numel() % BATCH == 0)
 
 
-def on_cuda(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
+def without_values(network: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
+    """The network itself, on a device that need not be there."""
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(mode.from_tensor(parameter).detach().to("cuda"))
+                module._parameters[name] = nn.Parameter(mode.from_tensor(parameter).detach().to(device))
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = mode.from_tensor(buffer).to("cuda")
+                module._buffers[name] = mode.from_tensor(buffer).to(device)
     return network
 
 

@@ -27,7 +27,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from gpu import BASE16, LARGE24, TINY8, TINY16, TRAINING, versions
-from gpu_kept import as_with_a_gpu, on_cuda, register_operators
+from gpu_kept import as_with_a_gpu, register_operators, without_values
 from inference import RESULTS, commit
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -164,7 +164,7 @@ def inference(name: str, batch: int) -> Count:
     """A folded model in bfloat16."""
     folded = fold(network.create_model(name), dtype=torch.bfloat16)
     with as_with_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        folded = on_cuda(folded, mode)
+        without_values(folded, mode, "cuda")
         x = torch.empty(batch, 3, *folded.image_size, dtype=torch.bfloat16, device="cuda")
         with torch.no_grad(), Count(VARIANTS[name].window) as count:
             folded(x)
@@ -177,10 +177,7 @@ def training(name: str, batch: int, precision: str) -> Count:
     model.backend = "triton"
     model.residual = torch.bfloat16 if precision == "bf16_all" else torch.float32
     with named_kernels(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        for module in model.modules():
-            for key, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[key] = nn.Parameter(mode.from_tensor(parameter).detach())
+        without_values(model, mode, "cpu")
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         x = torch.empty(batch, 3, *model.config.image_size)
         labels = torch.zeros(batch, dtype=torch.long)

@@ -18,14 +18,8 @@ seen_by_compilers = torch.library.custom_op if INTERPRETED.value else torch.libr
 
 @seen_by_compilers("swinv2::window_attention", mutates_args=())
 def window_attention(
-    qkv: Tensor,
-    logit_scale: Tensor,
-    bias: Tensor,
-    heads: int,
-    window: list[int],
-    shift: list[int],
-    keep_sums: bool,
-) -> tuple[Tensor, Tensor]:
+    qkv: Tensor, logit_scale: Tensor, bias: Tensor, heads: int, window: list[int], shift: list[int], keep_sums: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """qkv [B, H, W, 3C], logit_scale [heads] in float32, bias as in swinv2.ops; all contiguous -> out, sums."""
     windows = Windows.of(qkv, heads, (window[0], window[1]), (shift[0], shift[1]))
     return attend(qkv, logit_scale, bias, windows, keep_sums=keep_sums)
@@ -33,14 +27,8 @@ def window_attention(
 
 @window_attention.register_fake
 def _(
-    qkv: Tensor,
-    logit_scale: Tensor,
-    bias: Tensor,
-    heads: int,
-    window: list[int],
-    shift: list[int],
-    keep_sums: bool,
-) -> tuple[Tensor, Tensor]:
+    qkv: Tensor, logit_scale: Tensor, bias: Tensor, heads: int, window: list[int], shift: list[int], keep_sums: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     B, H, W, C3 = qkv.shape
     rows, cols = padded((H, W), (window[0], window[1]))
     items = B * (rows // window[0]) * (cols // window[1])
