@@ -19,7 +19,7 @@ from serving import NAMES, Running, picture, serving, write_model
 from swinv2 import Predictor
 
 SECONDS = 60  # for an answer, on a machine that is busy
-TORCH_SECONDS = 180  # for the first map
+TORCH_SECONDS = 300  # for the first map
 OTHERS = tuple(f"{name} of another model" for name in NAMES)
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1100, "height": 900}
@@ -42,7 +42,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder) -> Iterator[Running]:
-    with serving(folder / "animals.safetensors", folder / "others.safetensors", "--no-grpc") as running:
+    models = folder / "animals.safetensors", folder / "others.safetensors"
+    with serving(*models, "--no-grpc", "--timeout", str(TORCH_SECONDS)) as running:
         yield running
 
 

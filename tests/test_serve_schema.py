@@ -58,9 +58,9 @@ def examined(server, folder, settings, *options):
     config.write_text(settings)
     done = subprocess.run(
         [SCHEMATHESIS, "--config-file", config, "run", f"{server.http}/openapi.json", "--no-color",
-         "--generation-deterministic", "--phases", "examples,coverage,fuzzing",
+         "--generation-deterministic", "--phases", "examples,coverage,fuzzing", "--request-timeout", "100",
          *options],
-        cwd=folder, capture_output=True, text=True, timeout=240,
+        cwd=folder, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
