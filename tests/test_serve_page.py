@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pages import CLEAN, DESK, PHONE, choose, expected, launched, names, no_sideways_scroll, opened
+from playwright.sync_api import Browser, Page, expect
 from serving import NAMES, Running, picture, serving, write_model
 
 from swinv2 import Predictor
 
-SECONDS = 60  # for an answer, on a machine that is busy
 TORCH_SECONDS = 300  # for the first map
 OTHERS = tuple(f"{name} of another model" for name in NAMES)
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1100, "height": 900}
-
-expect.set_options(timeout=1000 * SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +42,8 @@ def server(folder) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+    with launched() as chromium:
         yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """A page that must stay without errors of scripts or of the security policy, and ask nobody else."""
-    context = browser.new_context(**{"viewport": DESK, "locale": "en"} | options)
-    page = context.new_page()
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda line: said.append(line.text) if "status of" not in line.text else None)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(address)
-    yield page
-    origin = re.match(r"https?://[^/]+", address)[0]
-    assert [url for url in asked if not url.startswith((origin, f"blob:{origin}", "data:"))] == []
-    assert [line for line in said if "net::ERR_CONNECTION" not in line] == []
-    context.close()
 
 
 @pytest.fixture
@@ -83,25 +51,6 @@ def page(browser, server) -> Iterator[Page]:
     with opened(browser, server.http) as page:
         expect(page.locator("#facts")).to_contain_text("small_for_tests")
         yield page
-
-
-def choose(page: Page, *files: Path) -> None:
-    page.set_input_files("#chooser", files)
-
-
-def names(card: Any) -> list[str]:
-    expect(card.locator(".bars li")).to_have_count(5)
-    return card.locator(".bars .name").all_text_contents()
-
-
-def expected(folder: Path, model: str, file: str) -> list[tuple[str, str]]:
-    """Names and percentages by `swinv2 predict`."""
-    found = Predictor(folder / model, top_k=5)(folder / file)
-    return [(score.name, f"{100 * score.score:.1f} %") for score in found.classes]
-
-
-def no_sideways_scroll(page: Page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 # ---------------------------------------------------------------------- pictures come in
@@ -114,7 +63,9 @@ def test_chosen_files_are_answered_as_predict_answers_them(page, folder):
     for card, file in ((cards.nth(1), "one.png"), (cards.nth(0), "two.png")):  # the newest comes first
         expect(card.locator("h2")).to_have_text(file)
         numbers = card.locator(".bars .number").all_text_contents()
-        assert list(zip(names(card), numbers, strict=True)) == expected(folder, "animals.safetensors", file)
+        assert list(zip(names(card), numbers, strict=True)) == expected(
+            folder / "animals.safetensors", folder / file
+        )
 
 
 def test_a_bar_is_as_long_as_its_class_is_likely(page, folder):
@@ -152,7 +103,9 @@ def test_a_dropped_file_is_answered_also_beside_the_field(page, folder):
     expect(page.locator("#drop")).to_have_class("over")
     drag.send("Input.dispatchDragEvent", {"type": "drop", "x": 20, "y": 700, "data": data})
     expect(page.locator(".card h2")).to_have_text("two.png")
-    assert names(page.locator(".card"))[0] == expected(folder, "animals.safetensors", "two.png")[0][0]
+    assert (
+        names(page.locator(".card"))[0] == expected(folder / "animals.safetensors", folder / "two.png")[0][0]
+    )
     expect(page.locator("#drop")).not_to_have_class("over")
 
 
@@ -218,7 +171,7 @@ def test_the_models_are_told_and_the_chosen_one_answers(page, folder):
     page.select_option("#model", "others")  # what is shown is asked again
     expect(page.locator(".by")).to_have_text("others, version 1")
     assert names(page.locator(".card")) == [
-        name for name, _ in expected(folder, "others.safetensors", "one.png")
+        name for name, _ in expected(folder / "others.safetensors", folder / "one.png")
     ]
 
 
@@ -317,9 +270,6 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser, server, folder,
             summary.click()
         assert no_sideways_scroll(page)
         assert Axe().run(page).generate_report() == CLEAN
-
-
-CLEAN = "Found 0 accessibility violations:\n"
 
 
 def test_axe_notices_what_is_wrong(page):
