@@ -93,6 +93,10 @@ SWINV2_API int swinv2_check(const swinv2_options* options);
 /* Opens a model file. options may be NULL. On failure *model is NULL. path is UTF-8, on Windows as well. */
 SWINV2_API int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** model);
 
+/* The same of the bytes of a model file, which are no longer needed when it returns. */
+SWINV2_API int swinv2_open_bytes(const void* bytes, size_t size, const swinv2_options* options,
+                                 swinv2_model** model);
+
 /* A model without weights, for programs in which another runtime computes: record is the JSON text that every export
  * of `swinv2 export` carries (swinv2_record returns it of a model file). It describes, prepares and ranks; what needs
  * weights is refused. Sizes and class names are those of the exported file, which may have another image size than

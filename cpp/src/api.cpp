@@ -88,7 +88,7 @@ Precision precision_of(const std::string& name, const Kernels& kernels) {
   return name == "bf16" ? Precision::bf16 : Precision::int8;
 }
 
-// Options as they are meant here; zero means the default.
+// Options with their defaults filled in.
 struct Choice {
   const Kernels& kernels;
   std::string precision_name;
@@ -106,7 +106,8 @@ Choice choice_of(const swinv2_options* options) {
            ", or 0 for the processor's cores");
   const Kernels& kernels = choose(given.instructions);
   const std::string name = given.precision && *given.precision ? given.precision : "fp32";
-  return {kernels, name, precision_of(name, kernels), given.threads};
+  const int threads = given.threads ? given.threads : processor_cores();
+  return {kernels, name, precision_of(name, kernels), threads};
 }
 
 // What a file and a record alone both say.
@@ -127,6 +128,18 @@ std::unique_ptr<swinv2_model> model_of(const Config& config, const Preprocess& p
   info.height = preprocess.size.rows;
   info.width = preprocess.size.cols;
   info.stages = static_cast<int>(config.depths.size());
+  return model;
+}
+
+std::unique_ptr<swinv2_model> model_of(const Artifact& artifact, const Choice& choice) {
+  auto model = model_of(artifact.config, artifact.preprocess, artifact.classes, artifact.record);
+  model->precision = choice.precision_name;
+  model->network = std::make_unique<Network>(artifact, choice.kernels, choice.precision, choice.threads);
+  swinv2_info& info = model->info;
+  info.precision = model->precision.c_str();
+  info.instructions = choice.kernels.name;
+  info.threads = model->network->threads();
+  info.weight_bytes = model->network->weight_bytes();
   return model;
 }
 
@@ -229,17 +242,19 @@ int swinv2_open(const char* path, const swinv2_options* options, swinv2_model** 
     *out = nullptr;
     need(path, "path");
     const Choice choice = choice_of(options);
-    const Artifact artifact = Artifact::open(path);
-    auto model = model_of(artifact.config, artifact.preprocess, artifact.classes, artifact.record);
-    model->precision = choice.precision_name;
-    model->network = std::make_unique<Network>(artifact, choice.kernels, choice.precision,
-                                               choice.threads ? choice.threads : processor_cores());
-    swinv2_info& info = model->info;
-    info.precision = model->precision.c_str();
-    info.instructions = choice.kernels.name;
-    info.threads = model->network->threads();
-    info.weight_bytes = model->network->weight_bytes();
-    *out = model.release();
+    *out = model_of(Artifact::open(path), choice).release();
+    return SWINV2_OK;
+  });
+}
+
+int swinv2_open_bytes(const void* bytes, size_t size, const swinv2_options* options, swinv2_model** out) {
+  return guarded([&]() -> int {
+    need(out, "model");
+    *out = nullptr;
+    need(bytes, "bytes");
+    const Choice choice = choice_of(options);
+    const Artifact artifact = Artifact::parse(static_cast<const unsigned char*>(bytes), size, "the model");
+    *out = model_of(artifact, choice).release();
     return SWINV2_OK;
   });
 }

@@ -109,7 +109,7 @@ struct File {
 
   static std::string with_length(const std::string& header) {
     std::string out;
-    for (size_t i = 0; i < 8; i++) out += static_cast<char>(header.size() >> 8 * i & 0xFF);
+    for (size_t i = 0; i < 8; i++) out += static_cast<char>(uint64_t{header.size()} >> 8 * i & 0xFF);
     return out + header;
   }
 };

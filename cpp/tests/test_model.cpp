@@ -3,11 +3,13 @@
 //
 //     test_model [MODEL]    a model of random weights is written to the working folder where none is given
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <random>
 #include <string>
@@ -95,7 +97,7 @@ void write_model(const std::string& path) {
   const std::string record = escaped(RECORD + sha.hex() + "\"}");
   const std::string header = "{\"__metadata__\": {\"swinv2\": \"" + record + "\"}" + rows + "}";
   std::ofstream file(std::filesystem::u8path(path), std::ios::binary);
-  for (size_t i = 0; i < 8; i++) file.put(static_cast<char>(header.size() >> 8 * i & 0xff));
+  for (size_t i = 0; i < 8; i++) file.put(static_cast<char>(uint64_t{header.size()} >> 8 * i & 0xff));
   file << header << body;
 }
 
@@ -103,6 +105,7 @@ void write_model(const std::string& path) {
 
 struct Model {
   swinv2_model* handle = nullptr;
+  Model() = default;
   Model(const std::string& path, int threads, const char* precision, const char* instructions = nullptr) {
     swinv2_options options{};
     options.version = SWINV2_VERSION;
@@ -253,6 +256,28 @@ void test_intermediates(const std::string& path) {
   CHECK(names.size() > 3 && names.front() == "embed" && names.back() == "logits");
 }
 
+// The bytes of a file instead of its name: a browser, or a file inside another, has no name to give.
+void test_the_bytes_of_a_file(const std::string& path) {
+  std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
+  std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const Model named(path, 1, "fp32");
+  Model model;
+  swinv2_options options{};
+  options.threads = 1;
+  CHECK(swinv2_open_bytes(bytes.data(), bytes.size(), &options, &model.handle) == SWINV2_OK,
+        swinv2_last_error());
+  const size_t size = bytes.size();
+  std::fill(bytes.begin(), bytes.end(), 'x');  // they are no longer needed
+  CHECK(answers(model, SHAPES[0]) == answers(named, SHAPES[0]), "its answers are others");
+
+  swinv2_model* none = reinterpret_cast<swinv2_model*>(&options);
+  CHECK(swinv2_open_bytes(bytes.data(), size, nullptr, &none) == SWINV2_BAD_MODEL && !none);
+  CHECK(std::string(swinv2_last_error()).find("the model ") == 0, swinv2_last_error());
+  CHECK(swinv2_open_bytes(bytes.data(), 0, nullptr, &none) == SWINV2_BAD_MODEL && !none);
+  CHECK(swinv2_open_bytes(nullptr, size, nullptr, &none) == SWINV2_BAD_ARGUMENT && !none);
+  CHECK(swinv2_open_bytes(bytes.data(), size, nullptr, nullptr) == SWINV2_BAD_ARGUMENT);
+}
+
 // What a program needs in which another runtime computes: the same pixels, names and order without the weights.
 void test_a_record_without_weights(const std::string& path) {
   const Model whole(path, 1, "fp32");
@@ -334,6 +359,7 @@ int main(int argc, char** argv) {
   test_callers_at_once(path);
   test_models_open_and_fail_at_once(path);
   test_intermediates(path);
+  test_the_bytes_of_a_file(path);
   test_a_record_without_weights(path);
   test_file_names();
   if (argc == 1) std::filesystem::remove(path);
