@@ -1,5 +1,5 @@
-# make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | sanitize
-#      peers | browser | bench | bench-gpu | docs | clean
+# make demo | test | test-engine | check | test-slow | gpu | engine | cross-arm | cross-windows | cross-web
+#      sanitize | peers | browser | bench | bench-gpu | docs | clean
 # Every target prepares .venv by itself, and only when pyproject.toml or the sources of the engine changed.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ ENGINE := $(CURDIR)/build/engine
 test test-engine test-slow: export SWINV2_BUILD := $(ENGINE)
 test test-engine test-slow: export SWINV2_ENGINE := $(ENGINE)/libswinv2.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows sanitize libraries peers browser bench bench-gpu docs clean
+.PHONY: demo test test-engine check test-slow gpu engine cross-arm cross-windows cross-web sanitize libraries peers browser bench bench-gpu docs clean
 
 demo: .venv/.train          ## train, evaluate and predict on an embedded data set, in about two minutes
 	examples/demo.sh
@@ -77,6 +77,14 @@ cross-windows:              ## the same for Windows into build/windows, its test
 	  cmake ninja-build g++-mingw-w64-x86-64-posix wine wine64
 	@mkdir -p build/wine
 	$(call CROSS,windows,mingw)
+
+# Debian's Emscripten, of 2022, looks for its parser of JavaScript in Debian's Node.js only, and has no notion of fetch()
+# in Node.js.
+cross-web: export NODE_PATH := /usr/share/nodejs
+cross-web: export NODE_OPTIONS := --no-experimental-fetch
+cross-web:                  ## the same for browsers into build/wasm, its tests in Node.js; build/wasm/web is a page to offer
+	@cpp/needs.sh "cmake ninja em++ node" cmake ninja-build emscripten nodejs
+	$(call CROSS,wasm,wasm)
 
 comma := ,
 SANITIZED = cmake -S cpp -B build/sanitize-$(1) -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=RelWithDebInfo \

@@ -52,4 +52,6 @@ elseif(processor MATCHES "^(aarch64|arm64|ARM64)$")
     swinv2_kernels(neon_bf16 "" "${neon};-march=armv8.2-a+dotprod+bf16")
     swinv2_kernels(neon_i8mm "" "${neon};-march=armv8.2-a+dotprod+bf16+i8mm")
   endif()
+elseif(EMSCRIPTEN)
+  swinv2_kernels(simd128 "" "")  # wasm.cmake gives the vectors to all files: dispatch.cpp cannot ask a browser
 endif()

@@ -36,26 +36,34 @@ struct swinv2_model {
 
 namespace {
 
+#if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__)
+constexpr int MOST_THREADS = 1;
+#else
 constexpr int MOST_THREADS = 1024;
+#endif
 constexpr int64_t MOST_PIXELS = int64_t{1} << 28;  // of one image, 16384 x 16384
 
-thread_local std::string last_error;
+// In a function of its own: Clang 14 ends the program where a handler for WebAssembly names a thread_local itself.
+std::string& last_error() {
+  thread_local std::string sentence;
+  return sentence;
+}
 
 template <class Work>
 int guarded(const Work& work) noexcept {
   try {
     return work();
   } catch (const Error& error) {
-    last_error = error.what();
+    last_error() = error.what();
     return error.status;
   } catch (const std::bad_alloc&) {
     try {
-      last_error = "there is not enough memory";
+      last_error() = "there is not enough memory";
     } catch (...) {
     }
     return SWINV2_NO_MEMORY;
   } catch (const std::exception& error) {
-    last_error = error.what();
+    last_error() = error.what();
     return SWINV2_INTERNAL;
   }
 }
@@ -106,7 +114,7 @@ Choice choice_of(const swinv2_options* options) {
            ", or 0 for the processor's cores");
   const Kernels& kernels = choose(given.instructions);
   const std::string name = given.precision && *given.precision ? given.precision : "fp32";
-  const int threads = given.threads ? given.threads : processor_cores();
+  const int threads = given.threads ? given.threads : std::min(processor_cores(), MOST_THREADS);
   return {kernels, name, precision_of(name, kernels), threads};
 }
 
@@ -381,7 +389,7 @@ int swinv2_trace(swinv2_model* model, const float* image, int height, int width,
   });
 }
 
-const char* swinv2_last_error(void) { return last_error.c_str(); }
+const char* swinv2_last_error(void) { return last_error().c_str(); }
 
 const char* swinv2_build(void) {
   static const std::string text = std::string(SWINV2_RELEASE) + (*decoders() ? " " : "") + decoders();

@@ -109,6 +109,7 @@ const Kernels* neon_kernels();
 const Kernels* neon_dot_kernels();
 const Kernels* neon_bf16_kernels();
 const Kernels* neon_i8mm_kernels();
+const Kernels* simd128_kernels();
 
 // Packs weights [outs, in] (row-major floats) for a width. data: packed_bytes() of room, aligned to 64.
 // int8: one scale per out, of which the largest weight is 127, and the offset of the table.

@@ -1,0 +1,162 @@
+// The page: a model and pictures come in by drop, paste or choice; worker.js computes, one picture after the other.
+// ?model=address in the address of the page opens that file at once, and &precision=int8 says how.
+
+const SHOWN = 5; // classes
+const at = (id) => document.getElementById(id);
+const [drop, chooser, wish, kinds, precision, facts, results, status, problem] =
+  ["drop", "chooser", "wish", "kinds", "precision", "facts", "results", "status", "problem"].map(at);
+
+// ---- the worker --------------------------------------------------------------------------------------------------------
+
+const worker = new Worker("worker.js", { type: "module" });
+const asked = new Map(); // what waits for an answer, by its number
+let questions = 0;
+
+worker.onmessage = ({ data: { id, answer, error } }) => {
+  const { resolve, reject } = asked.get(id);
+  asked.delete(id);
+  if (error) reject(new Error(error.message));
+  else resolve(answer);
+};
+worker.onerror = () => complain("This browser cannot run the engine: it needs WebAssembly with vectors and exceptions.");
+
+function ask(question) {
+  return new Promise((resolve, reject) => {
+    asked.set(++questions, { resolve, reject });
+    worker.postMessage({ id: questions, ...question });
+  });
+}
+
+// ---- the model ---------------------------------------------------------------------------------------------------------
+
+let source = null; // a File, or an address
+let cards = [];
+
+async function openModel(from) {
+  source = from;
+  complain("");
+  const name = from.name ?? from.split("/").pop();
+  tell([["Model", `${name}, opening ...`]]);
+  say(`Opening ${name}.`);
+  try {
+    const { info, seconds } = await ask({ open: from, precision: precision.value });
+    if (source !== from) return; // another one was chosen meanwhile
+    tell([
+      ["Model", name],
+      ["Architecture", info.architecture],
+      ["Sees", `${info.height} x ${info.width} pixels, ${info.channels === 1 ? "grey" : `${info.channels} channels`}`],
+      ["Classes", info.classes.toLocaleString("en")],
+      ["Weights", `${(info.weightBytes / 2 ** 20).toFixed(1)} MiB in ${info.precision}`],
+      ["Opened in", duration(seconds)],
+    ]);
+    [wish.textContent, kinds.textContent] = ["Drop pictures here", "or choose files, or paste; another model takes this one's place"];
+    say(`${name} is open.`);
+    cards.forEach(classify); // those that had no model, and those of the one before
+  } catch (error) {
+    if (source !== from) return;
+    source = null;
+    tell([["Model", "none"]]);
+    complain(upper(error.message));
+  }
+}
+
+function tell(rows) {
+  facts.replaceChildren(...rows.map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value))));
+}
+
+// ---- pictures ----------------------------------------------------------------------------------------------------------
+
+function addPicture(file) {
+  const id = `card-${cards.length + 1}`, name = file.name || "pasted picture";
+  const answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting for a model ..."));
+  const image = element("img", { alt: name, src: URL.createObjectURL(file) });
+  results.prepend(
+    element("article", { class: "card", "aria-labelledby": id },
+      element("div", { class: "shown" }, element("div", { class: "frame" }, image)),
+      element("div", { class: "said" }, element("h2", { id }, name), answer)),
+  );
+  const card = { file, name, answer };
+  cards.push(card);
+  if (source) classify(card);
+}
+
+async function classify({ file, name, answer }) {
+  answer.setAttribute("aria-busy", "true");
+  try {
+    const { classes, prepare, compute } = await ask({ classify: file, k: SHOWN });
+    const time = `Decoded and prepared in ${duration(prepare)}, computed in ${duration(compute)}.`;
+    answer.replaceChildren(bars(classes), element("p", { class: "quiet latency" }, time));
+    say(`${name}: ${classes[0].name}, ${percent(classes[0].score)}.`);
+  } catch (error) {
+    answer.replaceChildren(element("p", { class: "error" }, upper(error.message)));
+    say(`${name}: ${error.message}.`);
+  } finally {
+    answer.removeAttribute("aria-busy");
+  }
+}
+
+function bars(classes) {
+  return element("ol", { class: "bars" }, ...classes.map(({ name, score }) => {
+    const fill = element("span", { class: "fill" });
+    fill.style.width = percent(score).replace(" ", "");
+    const bar = element("span", { class: "bar", "aria-hidden": "true" }, fill);
+    return element("li", {}, element("span", { class: "name" }, name), element("span", { class: "number" }, percent(score)), bar);
+  }));
+}
+
+// ---- what comes in -----------------------------------------------------------------------------------------------------
+
+function take(files) {
+  for (const file of files) {
+    if (file.type.startsWith("image/")) addPicture(file);
+    else openModel(file); // whatever it is: the engine says what is wrong with it
+  }
+}
+
+chooser.addEventListener("change", () => {
+  take(chooser.files);
+  chooser.value = ""; // the same file may be chosen again
+});
+addEventListener("paste", (event) => take(event.clipboardData.files));
+for (const kind of ["dragover", "dragleave", "drop"])
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files);
+  });
+precision.addEventListener("change", () => source && openModel(source));
+
+const wanted = new URLSearchParams(location.search);
+if (wanted.has("precision")) precision.value = wanted.get("precision") === "int8" ? "int8" : "fp32";
+if (wanted.has("model")) openModel(new URL(wanted.get("model"), location).href);
+
+// ---- words -------------------------------------------------------------------------------------------------------------
+
+function complain(sentence) {
+  problem.textContent = sentence;
+  problem.hidden = !sentence;
+}
+
+// What a screen reader is told.
+function say(sentence) {
+  status.textContent = sentence;
+}
+
+function percent(score) {
+  return `${(100 * score).toFixed(1)} %`;
+}
+
+function duration(seconds) {
+  return seconds < 0.9995 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`;
+}
+
+function upper(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
+}
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
