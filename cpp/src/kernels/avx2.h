@@ -17,7 +17,8 @@ namespace {
 using V = __m256;
 using I = __m256i;
 constexpr int LANES = 8, COLUMNS = 2, ROWS = 6;  // 12 sums, 2 weights and 1 activation of 16 registers
-constexpr int OFFSET = HAS_VNNI ? 128 : 0;       // of int8 weights (kernels.h)
+constexpr int AT_ONCE = 2;
+constexpr int OFFSET = HAS_VNNI ? 128 : 0;  // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return _mm256_loadu_ps(p); }
 inline V load_halves(const float* low, const float* high) {

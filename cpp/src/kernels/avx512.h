@@ -21,6 +21,7 @@ namespace {
 using V = __m512;
 using I = __m512i;
 constexpr int LANES = 16, COLUMNS = 2, ROWS = 14;  // 28 sums, 2 weights and 1 activation of 32 registers
+constexpr int AT_ONCE = 2;
 constexpr int OFFSET = HAS_VNNI && !HAS_TILES ? 128 : 0;  // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return _mm512_loadu_ps(p); }

@@ -4,6 +4,7 @@
 // defines, in the namespace it gives as SWINV2_SET, and includes both:
 //   V, I             vectors of LANES floats and of LANES int32
 //   COLUMNS, ROWS    vectors in a row of a panel, and rows that a tile of accumulators has at most
+//   AT_ONCE          steps that a round of the loop over products takes, 1 or 2
 //   load store set add sub mul div fma max abs sqrt sum largest exp gelu ...    see the files
 //   HAS_BF16, HAS_INT8 and their products mac_bf16, mac_int8; HAS_INT8_BLOCKS: tile_int8 instead of the latter;
 //   HAS_TILES: Tiles and TALL instead of both
@@ -150,14 +151,14 @@ inline void tile(typename P::A (&acc)[R][COLUMNS], const unsigned char* x, size_
     }
   };
   int k = 0;
-  for (; k + 2 <= steps; k += 2) {
+  for (; k + AT_ONCE <= steps; k += AT_ONCE) {
     prefetch(ahead.at);
-    prefetch(ahead.at + ahead.stride);
-    ahead.at += 2 * ahead.stride;
+    if constexpr (AT_ONCE > 1) prefetch(ahead.at + ahead.stride);
+    ahead.at += AT_ONCE * ahead.stride;
     step(0);
-    step(1);
-    w += 2 * w_stride;
-    UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] += 8;
+    if constexpr (AT_ONCE > 1) step(1);
+    w += AT_ONCE * w_stride;
+    UNROLL for (int i = 0; i < (R + 2) / 3; i++) base[i] += 4 * AT_ONCE;
   }
   if (k < steps) step(0);
 }

@@ -19,7 +19,8 @@ namespace {
 using V = float32x4_t;
 using I = int32x4_t;
 constexpr int LANES = 4, COLUMNS = 4, ROWS = 6;  // 24 sums, 4 weights and 1 activation of 32 registers
-constexpr int OFFSET = 0;                        // of int8 weights (kernels.h)
+constexpr int AT_ONCE = 2;
+constexpr int OFFSET = 0;  // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return vld1q_f32(p); }
 inline V load_halves(const float* low, const float* high) {

@@ -16,8 +16,10 @@ namespace {
 
 using V = v128_t;
 using I = v128_t;
-constexpr int LANES = 4, COLUMNS = 2, ROWS = 6;  // 12 sums, 2 weights, 1 activation, 1 product: 16 registers
-constexpr int OFFSET = 0;                        // of int8 weights (kernels.h)
+constexpr int LANES = 4, COLUMNS = 2, ROWS = 5;  // 10 sums, 2 weights, 3 of 16 registers for what passes by
+// V8 makes all sums of a round at its end, and keeps all that goes into them until then.
+constexpr int AT_ONCE = 1;
+constexpr int OFFSET = 0;  // of int8 weights (kernels.h)
 
 inline V load(const float* p) { return wasm_v128_load(p); }
 inline V load_halves(const float* low, const float* high) {
