@@ -2,6 +2,7 @@
 // ?model=address in the address of the page opens that file at once, and &precision=int8 says how.
 
 const SHOWN = 5; // classes
+const TINY = 64; // pixels up to which a picture is shown pixel by pixel
 const at = (id) => document.getElementById(id);
 const [drop, chooser, wish, kinds, precision, facts, results, status, problem] =
   ["drop", "chooser", "wish", "kinds", "precision", "facts", "results", "status", "problem"].map(at);
@@ -70,6 +71,7 @@ function addPicture(file) {
   const id = `card-${cards.length + 1}`, name = file.name || "pasted picture";
   const answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting for a model ..."));
   const image = element("img", { alt: name, src: URL.createObjectURL(file) });
+  image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= TINY));
   results.prepend(
     element("article", { class: "card", "aria-labelledby": id },
       element("div", { class: "shown" }, element("div", { class: "frame" }, image)),

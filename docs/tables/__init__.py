@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from swinv2.train.recipes import rules
-from tables import engine, formats, gpu, models, nine, pytorch, recipes, serving, sources
+from tables import browser, engine, formats, gpu, models, nine, pytorch, recipes, serving, sources
 
 TABLES: dict[str, Callable[[], str]] = {
     "models": models.models,
@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine_products": engine.engine_products,
     "engine_footprint": engine.engine_footprint,
     "engine_answers": engine.engine_answers,
+    "browser": browser.browser,
     "serving": serving.serving,
     "serve_start": serving.serve_start,
     "serve_memory": serving.serve_memory,

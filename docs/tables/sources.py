@@ -23,6 +23,7 @@ SOURCES = {
         "large, window 24, eight images", "engine.py",
         "engine.md",
     ),
+    "web-cpu": ("the engine in a browser, beside ONNX Runtime Web", "web.py", "browser.md"),
     "nine-cpu": ("the nine models of PaddleClas", "nine.py", "benchmarks.md"),
     "footprint": ("the engine's size, start, memory, answers", "footprint.py", "engine.md"),
     "footprint-amx": ("the same on a processor with AMX", "footprint.py", "engine.md"),
