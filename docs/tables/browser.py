@@ -11,7 +11,8 @@ def browser() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rows = (
         [
-            f"`{row['model']}`", row["precision"], f"{row['median_ms']['engine']:.0f}", f"{row['median_ms']['onnx']:.0f}",
+            f"`{row['model']}`", row["precision"],
+            f"{row['median_ms']['engine']:.0f}", f"{row['median_ms']['onnx']:.0f}",
             f"{row['speedup']:.2f} ({row['speedup_quartiles'][0]:.2f} to {row['speedup_quartiles'][2]:.2f})",
             f"{100 * row['ceiling_share']:.0f} %",
             f"{row['opened_ms']['engine'] / 1000:.1f}", f"{row['opened_ms']['onnx'] / 1000:.1f}",
