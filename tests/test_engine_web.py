@@ -292,12 +292,16 @@ def test_what_is_no_model_and_no_picture_is_said_and_nothing_is_lost(page, site)
     )
     choose(page, site / "notes.txt")
     expect(page.locator("#problem")).to_contain_text("The model is not a safetensors file, or was cut off")
-    expect(page.locator(".latency")).to_have_count(1)
+    expect(page.locator("#facts")).to_contain_text("animals.safetensors")  # it goes on
+    choose(page, site / "turned.jpg")
+    expect(page.locator(".latency")).to_have_count(2)
+    right = expected(site / "animals.safetensors", site / "turned.jpg")
+    expect(page.locator(".bars .name").first).to_have_text(right[0][0])
     choose(page, site / "others.safetensors")
     expect(page.locator("#problem")).to_be_hidden()
-    expect(page.locator(".bars .name").first).to_have_text(
-        expected(site / "others.safetensors", site / "photo.jpg")[0][0]
-    )
+    expect(page.locator("#facts")).to_contain_text("others.safetensors")
+    right = expected(site / "others.safetensors", site / "turned.jpg")
+    expect(page.locator(".bars .name").first).to_have_text(right[0][0])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -30,33 +30,38 @@ function ask(question) {
 
 // ---- the model ---------------------------------------------------------------------------------------------------------
 
-let source = null; // a File, or an address
-let cards = [];
+let current = null; // what answers: { from, precision, rows }
+let wanted = null; // what was asked for last
+const cards = [];
 
+// from: a File, or an address.
 async function openModel(from) {
-  source = from;
-  complain("");
+  const asked = (wanted = { from, precision: precision.value });
   const name = from.name ?? from.split("/").pop();
+  complain("");
   tell([["Model", `${name}, opening ...`]]);
   say(`Opening ${name}.`);
   try {
-    const { info, seconds } = await ask({ open: from, precision: precision.value });
-    if (source !== from) return; // another one was chosen meanwhile
-    tell([
+    const { info, seconds } = await ask({ open: from, precision: asked.precision });
+    const rows = [
       ["Model", name],
       ["Architecture", info.architecture],
       ["Sees", `${info.height} x ${info.width} pixels, ${info.channels === 1 ? "grey" : `${info.channels} channels`}`],
       ["Classes", info.classes.toLocaleString("en")],
       ["Weights", `${(info.weightBytes / 2 ** 20).toFixed(1)} MiB in ${info.precision}`],
       ["Opened in", duration(seconds)],
-    ]);
+    ];
+    current = { ...asked, rows };
+    if (wanted !== asked) return; // another one is being opened
+    tell(rows);
     [wish.textContent, kinds.textContent] = ["Drop pictures here", "or choose files, or paste; another model takes this one's place"];
     say(`${name} is open.`);
     cards.forEach(classify); // those that had no model, and those of the one before
   } catch (error) {
-    if (source !== from) return;
-    source = null;
-    tell([["Model", "none"]]);
+    if (wanted !== asked) return;
+    wanted = current; // the one before goes on
+    tell(current ? current.rows : [["Model", "none"]]);
+    if (current) precision.value = current.precision;
     complain(upper(error.message));
   }
 }
@@ -71,7 +76,10 @@ function addPicture(file) {
   const id = `card-${cards.length + 1}`, name = file.name || "pasted picture";
   const answer = element("div", { class: "answer" }, element("p", { class: "quiet" }, "Waiting for a model ..."));
   const image = element("img", { alt: name, src: URL.createObjectURL(file) });
-  image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= TINY));
+  image.addEventListener("load", () => {
+    URL.revokeObjectURL(image.src); // it is in memory once
+    image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= TINY);
+  });
   results.prepend(
     element("article", { class: "card", "aria-labelledby": id },
       element("div", { class: "shown" }, element("div", { class: "frame" }, image)),
@@ -79,7 +87,7 @@ function addPicture(file) {
   );
   const card = { file, name, answer };
   cards.push(card);
-  if (source) classify(card);
+  if (current) classify(card);
 }
 
 async function classify({ file, name, answer }) {
@@ -126,11 +134,11 @@ for (const kind of ["dragover", "dragleave", "drop"])
     drop.classList.toggle("over", kind === "dragover");
     if (kind === "drop") take(event.dataTransfer.files);
   });
-precision.addEventListener("change", () => source && openModel(source));
+precision.addEventListener("change", () => wanted && openModel(wanted.from));
 
-const wanted = new URLSearchParams(location.search);
-if (wanted.has("precision")) precision.value = wanted.get("precision") === "int8" ? "int8" : "fp32";
-if (wanted.has("model")) openModel(new URL(wanted.get("model"), location).href);
+const query = new URLSearchParams(location.search);
+if (query.has("precision")) precision.value = query.get("precision") === "int8" ? "int8" : "fp32";
+if (query.has("model")) openModel(new URL(query.get("model"), location).href);
 
 // ---- words -------------------------------------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ export class Model {
     return this.#open().view().byteLength;
   }
 
-  // Gives its memory back, once nobody holds an array of it: every model has an engine of its own.
+  // Gives its memory back: every model has an engine of its own.
   close() {
     this.#engine = null;
   }

@@ -22,10 +22,9 @@ self.onmessage = ({ data: { id, ...asked } }) => {
 async function answer(asked) {
   if ("open" in asked) {
     const begun = performance.now();
-    const { precision } = asked;
-    model?.close(); // before the next one takes its memory
-    model = null;
-    model = await open(asked.open, { precision });
+    const next = await open(asked.open, { precision: asked.precision });
+    model?.close(); // not before: where the next one cannot be opened, this one goes on
+    model = next;
     return { info: model.info, record: model.record, seconds: since(begun) };
   }
   if (!model) throw new SwinV2Error("there is no model yet; open one", -1);
