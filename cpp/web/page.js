@@ -7,7 +7,7 @@ const at = (id) => document.getElementById(id);
 const [drop, chooser, wish, kinds, precision, facts, results, status, problem] =
   ["drop", "chooser", "wish", "kinds", "precision", "facts", "results", "status", "problem"].map(at);
 
-// ---- the worker --------------------------------------------------------------------------------------------------------
+// ---- the worker -----------------------------------------------------------------------------------------------------
 
 const worker = new Worker("worker.js", { type: "module" });
 const asked = new Map(); // what waits for an answer, by its number
@@ -19,7 +19,7 @@ worker.onmessage = ({ data: { id, answer, error } }) => {
   if (error) reject(new Error(error.message));
   else resolve(answer);
 };
-worker.onerror = () => complain("This browser cannot run the engine: it needs WebAssembly with vectors and exceptions.");
+worker.onerror = () => complain("This browser cannot run the engine: it lacks vectors or exceptions of WebAssembly.");
 
 function ask(question) {
   return new Promise((resolve, reject) => {
@@ -28,7 +28,7 @@ function ask(question) {
   });
 }
 
-// ---- the model ---------------------------------------------------------------------------------------------------------
+// ---- the model ------------------------------------------------------------------------------------------------------
 
 let current = null; // what answers: { from, precision, rows }
 let wanted = null; // what was asked for last
@@ -54,7 +54,8 @@ async function openModel(from) {
     current = { ...asked, rows };
     if (wanted !== asked) return; // another one is being opened
     tell(rows);
-    [wish.textContent, kinds.textContent] = ["Drop pictures here", "or choose files, or paste; another model takes this one's place"];
+    wish.textContent = "Drop pictures here";
+    kinds.textContent = "or choose files, or paste; another model takes this one's place";
     say(`${name} is open.`);
     cards.forEach(classify); // those that had no model, and those of the one before
   } catch (error) {
@@ -67,10 +68,11 @@ async function openModel(from) {
 }
 
 function tell(rows) {
-  facts.replaceChildren(...rows.map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value))));
+  const row = ([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value));
+  facts.replaceChildren(...rows.map(row));
 }
 
-// ---- pictures ----------------------------------------------------------------------------------------------------------
+// ---- pictures -------------------------------------------------------------------------------------------------------
 
 function addPicture(file) {
   const id = `card-${cards.length + 1}`, name = file.name || "pasted picture";
@@ -110,11 +112,12 @@ function bars(classes) {
     const fill = element("span", { class: "fill" });
     fill.style.width = percent(score).replace(" ", "");
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, fill);
-    return element("li", {}, element("span", { class: "name" }, name), element("span", { class: "number" }, percent(score)), bar);
+    const number = element("span", { class: "number" }, percent(score));
+    return element("li", {}, element("span", { class: "name" }, name), number, bar);
   }));
 }
 
-// ---- what comes in -----------------------------------------------------------------------------------------------------
+// ---- what comes in --------------------------------------------------------------------------------------------------
 
 function take(files) {
   for (const file of files) {
@@ -140,7 +143,7 @@ const query = new URLSearchParams(location.search);
 if (query.has("precision")) precision.value = query.get("precision") === "int8" ? "int8" : "fp32";
 if (query.has("model")) openModel(new URL(query.get("model"), location).href);
 
-// ---- words -------------------------------------------------------------------------------------------------------------
+// ---- words ----------------------------------------------------------------------------------------------------------
 
 function complain(sentence) {
   problem.textContent = sentence;

@@ -4,9 +4,9 @@ import { SwinV2Error } from "./swinv2.js";
 
 const BAD_IMAGE = -4; // of swinv2.h
 
-// An encoded picture (a Blob, as a File is) -> { data, width, height }, upright as EXIF says, RGBA of a byte each. Opaque pixels are
-// those that lie in the file, without the conversion to the colours of a screen: what the Python package sees as well.
-// The rest comes on white, as there, where a browser may round a value by one.
+// An encoded picture (a Blob, as a File is) -> { data, width, height }, upright as EXIF says, RGBA of a byte each.
+// Opaque pixels are those that lie in the file, without the conversion to the colours of a screen: what the Python
+// package sees as well. The rest comes on white, as there, where a browser may round a value by one.
 // Throws a SwinV2Error for what is no picture.
 export async function pixelsOf(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => {
@@ -23,6 +23,7 @@ export async function pixelsOf(blob) {
   try {
     return canvas.getImageData(0, 0, width, height);
   } catch {
-    throw new SwinV2Error(`${width} x ${height} pixels are more than this browser holds; make the picture smaller`, BAD_IMAGE);
+    const size = `${width} x ${height} pixels`;
+    throw new SwinV2Error(`${size} are more than this browser holds; make the picture smaller`, BAD_IMAGE);
   }
 }

@@ -50,7 +50,9 @@ export class Model {
       engine.words(engine.exports.swinv2_describe(this.#handle), 10);
     // What the model is, as swinv2_info of swinv2.h. height, width: of the image that preprocessing makes.
     this.info = Object.freeze({
-      architecture: engine.text(architecture), precision: engine.text(rounding), instructions: engine.text(instructions),
+      architecture: engine.text(architecture),
+      precision: engine.text(rounding),
+      instructions: engine.text(instructions),
       classes, channels, height, width, weightBytes,
     });
     // All that the file says of itself (docs/weights.md).
@@ -125,7 +127,7 @@ export class Model {
   }
 }
 
-// ---- the C interface ---------------------------------------------------------------------------------------------------
+// ---- the C interface ------------------------------------------------------------------------------------------------
 
 // A running swinv2.wasm. Addresses are unsigned; the memory moves when it grows, so that views of it are made anew.
 class Engine {
@@ -150,7 +152,8 @@ class Engine {
     try {
       for (const size of sizes) {
         const room = size < MOST_BYTES ? this.exports.malloc(size || 1) >>> 0 : 0;
-        if (!room) throw new SwinV2Error(`there is not enough memory for ${Math.ceil(size / 2 ** 20)} MiB more`, NO_MEMORY);
+        const much = `${Math.ceil(size / 2 ** 20)} MiB`;
+        if (!room) throw new SwinV2Error(`there is not enough memory for ${much} more`, NO_MEMORY);
         rooms.push(room);
       }
       return work(rooms);
@@ -217,17 +220,22 @@ async function bytesOf(source) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-// ---- pixels ------------------------------------------------------------------------------------------------------------
+// ---- pixels ---------------------------------------------------------------------------------------------------------
 
-// The pixels of a picture with as many bytes each as a model has channels, in the arithmetic of Pillow and of the engine.
+// The pixels of a picture with as many bytes each as a model has channels, in the arithmetic of Pillow and the engine.
 function inChannels({ data, width, height }, channels) {
   const count = width * height, given = data.length / count;
-  if (!(count > 0) || ![1, 3, 4].includes(given))
-    throw new SwinV2Error(`a picture of ${width} x ${height} pixels has ${data.length} bytes; give 1, 3 or 4 for each`, BAD_ARGUMENT);
+  if (!(count > 0) || ![1, 3, 4].includes(given)) {
+    const has = `a picture of ${width} x ${height} pixels has ${data.length} bytes`;
+    throw new SwinV2Error(`${has}; give 1, 3 or 4 for each`, BAD_ARGUMENT);
+  }
   if (given === channels) return data;
   const pixels = new Uint8Array(count * channels), colour = new Uint8Array(3);
   for (let from = 0, to = 0; to < pixels.length; from += given) {
-    for (let c = 0; c < 3; c++) colour[c] = given === 4 ? onWhite(data[from + c], data[from + 3]) : data[from + (given > 1 ? c : 0)];
+    for (let c = 0; c < 3; c++) {
+      const value = data[from + (given > 1 ? c : 0)];
+      colour[c] = given === 4 ? onWhite(value, data[from + 3]) : value;
+    }
     if (channels === 1) pixels[to++] = luminance(colour);
     else for (let c = 0; c < 3; c++) pixels[to++] = colour[c];
   }

@@ -2,7 +2,7 @@
 //
 //     const worker = new Worker("worker.js", { type: "module" });
 //     worker.postMessage({ id: 1, open: file, precision: "int8" });    // { id: 1, answer: { info, record, seconds } }
-//     worker.postMessage({ id: 2, classify: picture, k: 5 });         // { id: 2, answer: { classes, prepare, compute } }
+//     worker.postMessage({ id: 2, classify: picture, k: 5 });         // { id: 2, answer: { classes, prepare, compute }}
 //
 // prepare, compute: seconds. A refusal is { id, error: { message, status } }.
 
