@@ -24,7 +24,9 @@ set_target_properties(swinv2_web PROPERTIES OUTPUT_NAME swinv2 SUFFIX .wasm RUNT
 target_link_options(swinv2_web PRIVATE
   -sSTANDALONE_WASM --no-entry -sEXPORTED_FUNCTIONS=${functions})
 file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/web/*)
-list(APPEND sources ${CMAKE_CURRENT_SOURCE_DIR}/../src/swinv2/serve/page/page.css)  # pages of ours look alike
+foreach(shared page.css parts.js)  # pages of ours look alike
+  list(APPEND sources ${CMAKE_CURRENT_SOURCE_DIR}/../src/swinv2/serve/page/${shared})
+endforeach()
 foreach(source ${sources})
   configure_file(${source} ${folder} COPYONLY)  # again whenever it changes
 endforeach()

@@ -1,6 +1,8 @@
 // The page: a model and pictures come in by drop, paste or choice; worker.js computes, one picture after the other.
 // ?model=address in the address of the page opens that file at once, and &precision=int8 says how.
 
+import { asSentence, bars, element, percent } from "./parts.js";
+
 const SHOWN = 5; // classes
 const TINY = 64; // pixels up to which a picture is shown pixel by pixel
 const at = (id) => document.getElementById(id);
@@ -63,7 +65,7 @@ async function openModel(from) {
     wanted = current; // the one before goes on
     tell(current ? current.rows : [["Model", "none"]]);
     if (current) precision.value = current.precision;
-    complain(upper(error.message));
+    complain(asSentence(error.message));
   }
 }
 
@@ -100,21 +102,11 @@ async function classify({ file, name, answer }) {
     answer.replaceChildren(bars(classes), element("p", { class: "quiet latency" }, time));
     say(`${name}: ${classes[0].name}, ${percent(classes[0].score)}.`);
   } catch (error) {
-    answer.replaceChildren(element("p", { class: "error" }, upper(error.message)));
+    answer.replaceChildren(element("p", { class: "error" }, asSentence(error.message)));
     say(`${name}: ${error.message}.`);
   } finally {
     answer.removeAttribute("aria-busy");
   }
-}
-
-function bars(classes) {
-  return element("ol", { class: "bars" }, ...classes.map(({ name, score }) => {
-    const fill = element("span", { class: "fill" });
-    fill.style.width = percent(score).replace(" ", "");
-    const bar = element("span", { class: "bar", "aria-hidden": "true" }, fill);
-    const number = element("span", { class: "number" }, percent(score));
-    return element("li", {}, element("span", { class: "name" }, name), number, bar);
-  }));
 }
 
 // ---- what comes in --------------------------------------------------------------------------------------------------
@@ -145,31 +137,16 @@ if (query.has("model")) openModel(new URL(query.get("model"), location).href);
 
 // ---- words ----------------------------------------------------------------------------------------------------------
 
-function complain(sentence) {
-  problem.textContent = sentence;
-  problem.hidden = !sentence;
+function complain(text) {
+  problem.textContent = text;
+  problem.hidden = !text;
 }
 
 // What a screen reader is told.
-function say(sentence) {
-  status.textContent = sentence;
-}
-
-function percent(score) {
-  return `${(100 * score).toFixed(1)} %`;
+function say(text) {
+  status.textContent = text;
 }
 
 function duration(seconds) {
   return seconds < 0.9995 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`;
-}
-
-function upper(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
-}
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
 }

@@ -27,6 +27,7 @@ PAGE = {
     "page.js":   "text/javascript",  # what happens at /
     "card.js":   "text/javascript",  # one picture with its answer
     "server.js": "text/javascript",  # how both pages ask the server
+    "parts.js":  "text/javascript",  # what pages are made of
     "docs.css":  "text/css",
     "docs.js":   "text/javascript",  # /openapi.json, drawn
 }  # fmt: skip

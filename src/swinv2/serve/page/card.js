@@ -1,6 +1,7 @@
 // One picture with its answer: the classes as bars, where the time went, where the model looked.
 
-import { ask, element } from "./server.js";
+import { bars, element, percent } from "./parts.js";
+import { ask } from "./server.js";
 
 const SHOWN = 5; // classes
 const TINY = 64; // pixels up to which a picture is shown pixel by pixel
@@ -149,20 +150,6 @@ export class Card {
     URL.revokeObjectURL(this.address);
     this.node.remove();
   }
-}
-
-export function percent(score) {
-  const value = 100 * score;
-  return value > 0 && value < 0.1 ? "< 0.1 %" : `${value.toFixed(1)} %`;
-}
-
-function bars(predictions) {
-  return element("ol", { class: "bars", "aria-label": "Likeliest classes" }, ...predictions.map(({ name, score }) => {
-    const fill = element("span", { class: "fill" });
-    fill.style.width = `${Math.max(100 * score, 0.4)}%`;
-    const words = [element("span", { class: "name" }, name), " ", element("span", { class: "number" }, percent(score))];
-    return element("li", {}, ...words, element("span", { class: "bar", "aria-hidden": "true" }, fill));
-  }));
 }
 
 // Where the time of an answer went. total: milliseconds from the request to the parsed answer, as this page saw it.

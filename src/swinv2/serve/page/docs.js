@@ -1,6 +1,7 @@
 // What happens at /docs: the OpenAPI document of the server, drawn.
 
-import { ask, element, tokenForm } from "./server.js";
+import { element } from "./parts.js";
+import { ask, tokenForm } from "./server.js";
 
 const TAGS = {
   people: "For people and small programs",

@@ -1,7 +1,8 @@
 // What happens at /: pictures come in by drop, paste or choice, one after the other they are asked about.
 
 import { Card } from "./card.js";
-import { ask, element, tokenForm } from "./server.js";
+import { element } from "./parts.js";
+import { ask, tokenForm } from "./server.js";
 
 const MOST = 100; // pictures on the page: each keeps its file in memory
 const AGAIN = 1000; // milliseconds until a server that has no models yet is asked again

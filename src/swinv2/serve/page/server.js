@@ -1,5 +1,7 @@
 // How the pages ask the server: with the token where it wants one, and every refusal as its sentence.
 
+import { asSentence } from "./parts.js";
+
 const KEPT = "swinv2-token"; // in this tab only, until it is closed
 
 // A refusal. status: the code of HTTP; 0 where there was no answer at all.
@@ -20,18 +22,13 @@ export async function ask(path, options = {}) {
   } catch {
     throw new Refusal("The server does not answer. Is it running, and can this machine reach it?", 0);
   }
-  if (!answer.ok) throw new Refusal(await sentence(answer), answer.status);
+  if (!answer.ok) throw new Refusal(await refusalOf(answer), answer.status);
   return answer;
 }
 
-async function sentence(answer) {
+async function refusalOf(answer) {
   const said = await answer.json().catch(() => ({}));
-  return upper(said.error ?? `the server answers ${answer.status} ${answer.statusText}`);
-}
-
-// A sentence of the server begins in lower case, since programs print it after a name.
-function upper(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
+  return asSentence(said.error ?? `the server answers ${answer.status} ${answer.statusText}`);
 }
 
 // The form of a page that asks for a token: shown when the server wants one; calls back with a new one.
@@ -52,12 +49,4 @@ export function tokenForm(form, again) {
     field.value = "";
     field.focus();
   };
-}
-
-// An element with attributes and children: element("p", { class: "quiet" }, "text", otherElement).
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
 }
