@@ -28,5 +28,6 @@ foreach(shared page.css parts.js)  # pages of ours look alike
   list(APPEND sources ${CMAKE_CURRENT_SOURCE_DIR}/../src/swinv2/serve/page/${shared})
 endforeach()
 foreach(source ${sources})
-  configure_file(${source} ${folder} COPYONLY)  # again whenever it changes
+  get_filename_component(name ${source} NAME)
+  configure_file(${source} ${folder}/${name} COPYONLY)  # again whenever it changes
 endforeach()
