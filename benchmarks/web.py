@@ -3,9 +3,9 @@
     python benchmarks/web.py [--model swinv2_tiny_window8_256 ...] [--rounds 15]
 
 Needs `make cross-web browser` and npm, which fetches the peer. Both compute by WebAssembly with vectors of 128 bits;
-the peer gets the files of our ONNX export. Nothing is timed before its logits were
-compared with exact ones. Beside the times stands what such vectors can do at most in that browser, products and sums
-in registers, by web_ceiling.cpp. Results go to benchmarks/results/web-cpu.json; docs/generate.py makes the table.
+the peer gets the files of our ONNX export. Nothing is timed before its logits were compared with exact ones; the peer's
+may stray in int8. Beside the times stands what such vectors can do at most in that browser, products and sums in
+registers, by web_ceiling.cpp. Results go to benchmarks/results/web-cpu.json; docs/generate.py makes the table.
 """
 
 from __future__ import annotations

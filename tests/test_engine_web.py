@@ -9,18 +9,24 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from conftest import SMALL
 from pages import CLEAN, DESK, PHONE, choose, expected, launched, names, no_sideways_scroll, opened
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from serving import PREPROCESS, write_model
+from serving import NAMES, PREPROCESS, write_model
 
+from swinv2 import artifact
+from swinv2.artifact import Record
 from swinv2.images import decode
+from swinv2.model import SwinV2
+from swinv2.preprocess import Preprocess
 from swinv2.runtimes.engine import EngineSession
 
 pytestmark = pytest.mark.slow
@@ -123,16 +129,30 @@ def test_a_picture_becomes_the_tensor_of_the_python_package(page, site):
     assert np.abs(found - right).max() < 1.01 * level  # browsers round what is half transparent
 
 
-def test_pixels_are_seen_on_white_and_in_grey_as_in_pillow(page, site, tmp_path):
-    """Through the module's own arithmetic: every value with every opacity."""
-    values, opacities = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    rgba = np.stack([values, values[::-1], values.T, opacities], -1)
-    right = PREPROCESS(decode(Image.fromarray(rgba)))
+def write_unscaled(path: Path, channels: int) -> Preprocess:
+    """A model that sees 256 x 256 pixels as they are: no average hides a pixel that is wrong."""
+    config = replace(SMALL, num_classes=len(NAMES), image_size=256, in_chans=channels)
+    seen = Preprocess(size=(256, 256), resize="squash", mean=(0.5,) * channels, std=(0.25,) * channels)
+    artifact.write(path, Record(config, seen, classes=NAMES), SwinV2(config).state_dict())
+    return seen
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pixels_are_seen_on_white_and_in_grey_as_in_pillow(page, site, mode, channels):
+    """Every value, with every opacity where there is one; colours at random as well."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (256, 256, len(mode)), np.uint8)
+    pixels[..., 0], pixels[..., -1] = np.arange(256), np.arange(256)[:, None]
+    picture = Image.fromarray(pixels.squeeze(), mode)
+    seen = write_unscaled(site / f"unscaled{channels}.safetensors", channels)
+    right = seen(decode(picture, channels=channels))
     code = """
-        const model = await open("/animals.safetensors");
-        return Array.from(model.prepare({ data: Uint8Array.from(given), width: 256, height: 256 }));
+        const model = await open(`/unscaled${given.channels}.safetensors`);
+        return Array.from(model.prepare({ data: Uint8Array.from(given.data), width: 256, height: 256 }));
     """
-    found = np.asarray(run(page, code, rgba.ravel().tolist()), np.float32).reshape(right.shape)
+    given = {"channels": channels, "data": pixels.ravel().tolist()}
+    found = np.asarray(run(page, code, given), np.float32).reshape(right.shape)
     assert np.array_equal(found, right)
 
 
@@ -187,6 +207,10 @@ def test_a_model_says_what_it_is(page, site):
         ('await open("/absent.safetensors")', "/absent.safetensors cannot be fetched: the server says 404"),
         ('await open("/notes.txt")', "the model is not a safetensors file, or was cut off"),
         ("await open(new Uint8Array(0))", "the model is not a safetensors file"),
+        (
+            'await open("/animals.safetensors", { engine: "/notes.txt" })',
+            "/notes.txt is no engine that can run here: ",
+        ),
         (
             'await open("/animals.safetensors", { precision: "int4" })',
             'precision is "int4"; give fp32, bf16 or int8',

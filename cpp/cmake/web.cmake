@@ -14,7 +14,7 @@ if(SWINV2_TESTS)
 endif()
 
 set(folder ${CMAKE_CURRENT_BINARY_DIR}/web)
-set(functions malloc free swinv2_open_bytes swinv2_close swinv2_describe swinv2_record swinv2_class_name
+set(functions malloc free swinv2_open_bytes swinv2_close swinv2_describe swinv2_record
   swinv2_prepare_pixels swinv2_run swinv2_rank swinv2_last_error)
 list(TRANSFORM functions PREPEND _)
 list(JOIN functions , functions)

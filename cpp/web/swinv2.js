@@ -12,7 +12,7 @@
 
 const ENGINE = new URL("swinv2.wasm", import.meta.url);
 const MOST_BYTES = 2 ** 32; // that WebAssembly can address
-const [INTERNAL, NO_MEMORY, NO_FILE, BAD_ARGUMENT] = [-7, -6, -2, -1]; // of swinv2.h
+const [INTERNAL, NO_MEMORY, UNSUPPORTED, NO_FILE, BAD_ARGUMENT] = [-7, -6, -5, -2, -1]; // of swinv2.h
 
 // What went wrong, as one sentence. status: a swinv2_status of swinv2.h.
 export class SwinV2Error extends Error {
@@ -198,7 +198,9 @@ function compiled(engine) {
   if (engine instanceof WebAssembly.Module) return engine;
   const address = String(engine);
   if (!compilations.has(address)) {
-    const work = bytesOf(engine).then(WebAssembly.compile);
+    const work = bytesOf(engine).then((bytes) => WebAssembly.compile(bytes).catch(({ message }) => {
+      throw new SwinV2Error(`${address} is no engine that can run here: ${message}`, UNSUPPORTED);
+    }));
     work.catch(() => compilations.delete(address)); // it may be there the next time
     compilations.set(address, work);
   }
